@@ -1,0 +1,118 @@
+"""Options that several commands share: which model, where it runs, how numbers are read.
+
+Owns their wording and their checks. Imports torch only when an option is used, so that `--help` and a mistyped
+option answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from shotstream.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from shotstream.models.weights import Model
+
+MAX_SEED = 2**32 - 1  # leaves room for one seed a shot below what the engine takes
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+class Parser(argparse.ArgumentParser):
+    """An `ArgumentParser` that tells a mistake in one sentence instead of a page of usage."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def whole_number(low: int, high: int) -> Callable[[str], int]:
+    """An argparse type: a whole number from `low` to `high`."""
+
+    def convert(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = None
+        if number is None or not low <= number <= high:
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from {low} to {high}")
+        return number
+
+    return convert
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds --model, --device, --dtype and --attention, read by `load_model`."""
+    parser.add_argument(
+        "--model",
+        metavar="FOLDER|HUB_ID",
+        help="model folder or Hub id (default: $SHOTSTREAM_MODEL, else the small shipped model)",
+    )
+    add_device_arguments(parser)
+
+
+def add_device_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds --device, --dtype and --attention."""
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
+    parser.add_argument("--dtype", choices=DTYPES, help="(default: bfloat16 on a GPU, float32 on a CPU)")
+    parser.add_argument("--attention", default="native", help="diffusers attention backend (default: native)")
+
+
+def resolve_device(name: str | None) -> torch.device:
+    """The device called `name`, or the best one for None. Raises `UserError` for one that this machine lacks."""
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if name is None:
+        return accelerator or torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"Unknown device {name[:40]!r}: use cpu, cuda, cuda:N or mps.") from error
+    if device.type == "cpu":
+        return torch.device("cpu")
+    if accelerator is None or device.type != accelerator.type:
+        raise UserError(f"This machine has no {device.type} device: use {accelerator or 'cpu'}.")
+    if (device.index or 0) >= torch.accelerator.device_count():
+        raise UserError(
+            f"This machine has no {device}: it has {torch.accelerator.device_count()} {device.type} device(s)."
+        )
+    return device
+
+
+def resolve_dtype(name: str | None, device: torch.device) -> torch.dtype:
+    """The dtype called `name`, or the usual one of `device` for None."""
+    import torch
+
+    return getattr(torch, name or ("float32" if device.type == "cpu" else "bfloat16"))
+
+
+def load_model(args: argparse.Namespace) -> Model:
+    """Loads the model that --model, --device, --dtype and --attention ask for; `UserError` as told by the loader."""
+    device = resolve_device(args.device)
+    if device.type == "cpu":
+        leave_a_core()
+    from shotstream.models import weights
+
+    return weights.load_model(
+        args.model,
+        device=device,
+        dtype=resolve_dtype(args.dtype, device),
+        attention=args.attention,
+        quality=getattr(args, "quality", "student"),
+    )
+
+
+def leave_a_core() -> None:
+    """Computes on all cores but one, unless OMP_NUM_THREADS says otherwise.
+
+    The encoder, the page and often the viewer's browser run beside the model. Threads that wait for each other at the
+    end of every operation are tens of times slower once one of them has to share its core.
+    """
+    import torch
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) - 1))

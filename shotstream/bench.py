@@ -1,0 +1,285 @@
+"""`bench`: how fast a model is on this machine, and where the time goes.
+
+Owns the measuring and its table. Shoots ordinary shots through the ordinary engine and encodes them as the page does;
+of the network it knows only the numbers in its configuration, from which the denoiser's arithmetic is counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shotstream.arguments import add_model_arguments, load_model, whole_number
+from shotstream.errors import UserError
+from shotstream.story import compose_caption
+
+if TYPE_CHECKING:
+    import torch
+
+    from shotstream.engine import Engine
+    from shotstream.events import ShotRequest
+    from shotstream.memory import Memory
+    from shotstream.models.transformer import ShotTransformer
+    from shotstream.models.weights import Model
+
+PUBLISHED_HEIGHT, PUBLISHED_WIDTH = 480, 832
+WORLD = "A small red robot with round eyes, in a city at dusk, drawn in flat colours. "
+STAGES = {  # the engine's names, and H.264 which comes after it: (what the table says, counted per)
+    "text": ("text encoder", "shot"),
+    "context_encode": ("context frames, VAE encode", "shot"),
+    "context_pass": ("context pass", "shot"),
+    "denoise": ("denoising, all steps", "chunk"),
+    "cache_pass": ("cache pass", "chunk but the last"),
+    "decode": ("VAE decode", "chunk"),
+    "h264": ("H.264", "chunk"),
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Mean `milliseconds` of a stage per `unit`, and its `share` (0..1) of the whole time."""
+
+    milliseconds: float
+    unit: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `bench` found, over `shots` shots of `chunks` chunks: seconds, frames per second, FLOPs."""
+
+    model: str
+    device: str
+    dtype: str
+    width: int
+    height: int
+    shots: int
+    chunks: int
+    frames: int
+    load_seconds: float
+    warm_up_seconds: float
+    first_pixels_seconds: float  # median; a shot's request -> its first frames
+    first_segment_seconds: float  # median; the same, encoded
+    fps: float
+    fps_without_vae: float
+    stages: dict[str, Stage]
+    denoise_call_flops: float  # mean over a shot's chunks, which attend to more and more
+    denoise_flops_per_second: float
+    matmul_flops_per_second: float
+    denoise_share_of_matmul: float
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model_arguments(parser)
+    parser.add_argument(
+        "--config", type=Path, help="a transformer's config.json: random weights, with a tiny VAE and text encoder"
+    )
+    size = "pixels (default: the model's; with --config {})"
+    parser.add_argument("--height", type=whole_number(1, 4096), help=size.format(PUBLISHED_HEIGHT))
+    parser.add_argument("--width", type=whole_number(1, 4096), help=size.format(PUBLISHED_WIDTH))
+    parser.add_argument("--shots", type=whole_number(1, 1000), default=3, help="measured after a warm-up (default: 3)")
+    parser.add_argument("--chunks", type=whole_number(1, 1000), help="chunks a shot (default: the model's)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.config and args.model:
+        raise UserError("Give either --model or --config, not both.")
+    started = time.perf_counter()
+    model = _load_random_model(args) if args.config else load_model(args)
+    load_seconds = time.perf_counter() - started
+    report = measure(model, args.shots, args.chunks, args.height, args.width, load_seconds)
+    print(json.dumps(asdict(report), indent=2) if args.json else table(report))
+    return 0
+
+
+def measure(
+    model: Model,
+    shots: int,
+    chunks: int | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    load_seconds: float = 0.0,
+) -> Report:
+    """Shoots two short shots as a warm-up (first allocations, every stage once), then `shots` of `chunks` chunks."""
+    from shotstream.engine import Engine
+    from shotstream.events import ShotRequest
+    from shotstream.memory import Memory
+
+    engine, memory = Engine(model), Memory()
+    engine.shoot(ShotRequest(WORLD, memory, 0, chunks, None, height, width))  # not begun: tells now what cannot be made
+    started = time.perf_counter()
+    for _ in range(2):
+        caption = compose_caption(WORLD, len(memory.shots), "It waits.")
+        memory = shoot(engine, ShotRequest(caption, memory, 0, min(2, chunks or 2), None, height, width)).memory
+    warm_up_seconds = time.perf_counter() - started
+
+    matmul = matmul_rate(model.device, model.dtype)
+    takes = []
+    for seed in range(shots):
+        caption = compose_caption(WORLD, len(memory.shots), "It jumps.")  # never the same twice: text is not cached
+        takes.append(shoot(engine, ShotRequest(caption, memory, seed, chunks, None, height, width)))
+        memory = takes[-1].memory
+    matmul = max(matmul, matmul_rate(model.device, model.dtype))  # before and after: clocks and neighbours change
+    return _summary(model, takes, matmul, load_seconds, warm_up_seconds)
+
+
+@dataclass
+class Take:
+    """One measured shot. Seconds: by stage, from the request to the end, to the first frames, to their encoding."""
+
+    chunks: int
+    frames: int
+    size: tuple[int, int]  # height, width in pixels
+    latent_size: tuple[int, int, int]  # frames of a chunk, rows, columns
+    stages: dict[str, float]
+    total: float
+    first_pixels: float
+    first_segment: float
+    memory: Memory
+
+
+def shoot(engine: Engine, request: ShotRequest) -> Take:
+    """Makes one shot, encoding every chunk as it comes."""
+    from shotstream.events import Chunk, ShotDone
+    from shotstream.media import SegmentEncoder, enlargement
+
+    encoder, first_pixels, first_segment, h264, frames = None, 0.0, 0.0, 0.0, 0
+    started = time.perf_counter()
+    for event in engine.shoot(request):
+        now = time.perf_counter()
+        if isinstance(event, Chunk):
+            height, width = event.frames.shape[1:3]
+            encoder = encoder or SegmentEncoder(width, height, engine.model.fps, enlargement(width, height))
+            encoder.encode(event.frames)
+            h264 += time.perf_counter() - now
+            frames += len(event.frames)
+            if event.index == 0:
+                first_pixels, first_segment = now - started, time.perf_counter() - started
+            chunk = event
+        elif isinstance(event, ShotDone):
+            done = event
+    return Take(
+        chunks=chunk.num_chunks,
+        frames=frames,
+        size=(height, width),
+        latent_size=(chunk.latents.shape[0], *chunk.latents.shape[2:]),
+        stages=done.seconds | {"h264": h264},
+        total=time.perf_counter() - started,
+        first_pixels=first_pixels,
+        first_segment=first_segment,
+        memory=done.memory,
+    )
+
+
+def transformer_flops(transformer: ShotTransformer, frames: int, attended: int, rows: int, columns: int) -> int:
+    """Multiplications and additions of one cached call on `frames` latent frames of `rows` x `columns` that attend to
+    `attended` latent frames (themselves included); norms and activations are left out, and captions' keys and values,
+    which are not computed in a call."""
+    config = transformer.config
+    dim, (patch_t, patch_h, patch_w) = config.dim, config.patch_size
+    grid = (rows // patch_h) * (columns // patch_w)
+    tokens, keys = frames * grid, attended * grid
+    patch = patch_t * patch_h * patch_w
+    linear = tokens * dim * (4 * dim + 2 * dim + 2 * config.ffn_dim)  # self-attention, cross-attention, feed-forward
+    attention = 2 * tokens * dim * (keys + config.text_len)
+    ends = tokens * dim * patch * (config.in_dim + config.out_dim)
+    timestep = config.freq_dim * dim + 7 * dim * dim
+    return 2 * (config.num_layers * (linear + attention) + ends + timestep)
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOPs a second of a plain square matrix product here and now: the best of a few."""
+    import torch
+
+    size = 2048 if device.type == "cpu" else 8192
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(6):
+        started = time.perf_counter()
+        (a @ b)[0, 0].item()  # reading a number waits for the device
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
+
+
+def table(report: Report) -> str:
+    """The report for people."""
+    lines = [
+        f"{report.model} on {report.device}, {report.dtype}, {report.width}x{report.height}: "
+        f"{report.shots} shots of {report.chunks} chunks, {report.frames} frames",
+        "",
+        f"{'loading':<28}{report.load_seconds:10.2f} s",
+        f"{'warm-up':<28}{report.warm_up_seconds:10.2f} s     two short shots, not counted below",
+        f"{'time to first pixels':<28}{report.first_pixels_seconds:10.3f} s     a shot's request to its first frames",
+        f"{'time to first segment':<28}{report.first_segment_seconds:10.3f} s     the same, encoded",
+        f"{'end to end':<28}{report.fps:10.2f} FPS   everything below included",
+        f"{'without VAE':<28}{report.fps_without_vae:10.2f} FPS",
+        "",
+    ]
+    for name, stage in report.stages.items():
+        label = STAGES[name][0]
+        lines.append(f"{label:<28}{stage.milliseconds:10.2f} ms  {stage.share:6.1%}  per {stage.unit}")
+    lines += [
+        "",
+        f"{'denoiser':<28}{report.denoise_call_flops / 1e9:10.2f} GFLOP a call (mean over a shot's chunks)",
+        f"{'':<28}{report.denoise_flops_per_second / 1e9:10.1f} GFLOP/s, {report.denoise_share_of_matmul:.0%} of the "
+        f"{report.matmul_flops_per_second / 1e9:.1f} GFLOP/s of a plain matrix product",
+    ]
+    return "\n".join(lines)
+
+
+def _load_random_model(args: argparse.Namespace) -> Model:
+    from shotstream.models.checkpoint import read_json, transformer_config
+    from shotstream.models.random_model import save_random_model
+    from shotstream.sampler import Schedule
+
+    config = transformer_config(read_json(args.config), args.config)
+    size = {"height": args.height or PUBLISHED_HEIGHT, "width": args.width or PUBLISHED_WIDTH}
+    with tempfile.TemporaryDirectory() as folder:
+        args.model = save_random_model(folder, config, schedule=Schedule(), **size)
+        return load_model(args)
+
+
+def _summary(model: Model, takes: list[Take], matmul: float, load_seconds: float, warm_up_seconds: float) -> Report:
+    from shotstream.memory import MAX_CONTEXT_FRAMES
+
+    first, shots = takes[0], len(takes)
+    frames, total = sum(take.frames for take in takes), sum(take.total for take in takes)
+    spent = {name: sum(take.stages.get(name, 0.0) for take in takes) for name in STAGES}  # one chunk: no cache pass
+    times = {"shot": shots, "chunk": shots * first.chunks, "chunk but the last": shots * max(1, first.chunks - 1)}
+    chunk_frames, rows, columns = first.latent_size
+    attended = [MAX_CONTEXT_FRAMES + chunk_frames * (index + 1) for index in range(first.chunks)]
+    call_flops = statistics.mean(
+        transformer_flops(model.transformer, chunk_frames, count, rows, columns) for count in attended
+    )
+    rate = call_flops * len(model.schedule.steps) * times["chunk"] / spent["denoise"]
+    return Report(
+        model=model.name,
+        device=str(model.device),
+        dtype=str(model.dtype).removeprefix("torch."),
+        width=first.size[1],
+        height=first.size[0],
+        shots=shots,
+        chunks=first.chunks,
+        frames=frames,
+        load_seconds=load_seconds,
+        warm_up_seconds=warm_up_seconds,
+        first_pixels_seconds=statistics.median(take.first_pixels for take in takes),
+        first_segment_seconds=statistics.median(take.first_segment for take in takes),
+        fps=frames / total,
+        fps_without_vae=frames / (total - spent["context_encode"] - spent["decode"]),
+        stages={
+            name: Stage(1000 * spent[name] / times[unit], unit, spent[name] / total)
+            for name, (_, unit) in STAGES.items()
+        },
+        denoise_call_flops=call_flops,
+        denoise_flops_per_second=rate,
+        matmul_flops_per_second=matmul,
+        denoise_share_of_matmul=rate / matmul,
+    )

@@ -1,0 +1,55 @@
+"""`convert`: the published checkpoint becomes a model folder, in 16 bits, once.
+
+The folder holds what the checkpoint holds. VAE, text encoder and tokenizer are named by their repository and loaded
+from there, so that nothing is on the disk twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from shotstream.arguments import whole_number
+from shotstream.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=Path, help='file in the published layout: {"generator": tensors}')
+    parser.add_argument("folder", type=Path, help="new model folder")
+    parser.add_argument(
+        "--heads",
+        type=whole_number(1, 256),
+        help="attention heads, which no shape tells (default: one per 128 of width)",
+    )
+    parser.add_argument(
+        "--base",
+        metavar="FOLDER|HUB_ID",
+        help="where VAE, text encoder and tokenizer come from, with or without @REVISION (default: Wan2.1-T2V-1.3B)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.folder.exists() and (not args.folder.is_dir() or any(args.folder.iterdir())):
+        raise UserError(f"{args.folder} exists and is not empty: name a new folder.")
+
+    import torch  # and what needs it, not at the top: a mistake is told at once
+
+    from shotstream.models.checkpoint import load_checkpoint
+    from shotstream.models.weights import PUBLISHED_SIZE, WAN, save_model
+    from shotstream.sampler import Schedule
+
+    transformer = load_checkpoint(args.checkpoint, dtype=torch.bfloat16, num_heads=args.heads)
+    base = args.base or WAN
+    if Path(base).is_dir():
+        base = str(Path(base).resolve())
+    save_model(
+        args.folder,
+        name=args.checkpoint.stem,
+        transformer=transformer,
+        schedule=Schedule(),
+        base=base,
+        **PUBLISHED_SIZE,
+    )
+    millions = sum(parameter.numel() for parameter in transformer.parameters()) / 1e6
+    print(f"{args.folder}: {millions:.1f} M parameters in bfloat16; the other parts come from {base}.")
+    return 0

@@ -1,0 +1,285 @@
+"""One request in, one shot out: the only place that knows the order of model calls.
+
+Stateless between shots: what a shot needs comes in its `ShotRequest`, what is worth keeping leaves in `ShotDone`. Only
+the memory for the caches stays, to be overwritten. Knows no files, no screens, and neither which model it drives.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from shotstream.errors import telling_lack_of_memory
+from shotstream.events import Chunk, Event, Progress, ShotDone, ShotRequest
+from shotstream.memory import MAX_CONTEXT_FRAMES, Memory, ShotMemory, stored_offsets
+from shotstream.models.cache import ShotCache
+from shotstream.models.model import Model
+from shotstream.models.rope import Phases
+from shotstream.models.transformer import Captions
+from shotstream.plan import Plan, plan_shot
+from shotstream.sampler import NoiseSource, denoise, euler, guided, seeded_noise
+
+THUMBNAIL_SIZE = (120, 480)
+
+
+class Engine:
+    """Makes shots with one model. Shots may be made turn by turn or from several threads: none sees another's."""
+
+    def __init__(self, model: Model, routing: bool = True) -> None:
+        """Without `routing` context frames attend to the new shot's caption instead of their own (paper, ablation)."""
+        self.model = model
+        self.routing = routing
+        self._lock = threading.Lock()
+        self._idle: ShotCache | None = self._allocate(*self._latent_size(model.height, model.width))
+
+    def shoot(self, request: ShotRequest, noise: NoiseSource | None = None) -> Iterator[Event]:
+        """Make one shot: at least one `Progress` per denoising step, each `Chunk` as soon as it has pixels, and last
+        `ShotDone`. Closing the iterator cancels the shot and leaves nothing behind.
+
+        `noise` replaces what the request's seed draws. Raises `UserError` at once for a request that cannot be made,
+        and in the middle of a shot for lack of memory.
+        """
+        return self._shoot(plan_shot(request, self.model), noise or seeded_noise(request.seed))
+
+    @torch.no_grad()
+    def _shoot(self, plan: Plan, noise: NoiseSource) -> Iterator[Event]:
+        cache = self._take_cache(plan.latent_size)
+        try:
+            with telling_lack_of_memory(f"on {self.model.device} to go on with this shot"):
+                yield from self._make_shot(plan, noise, cache)
+        finally:
+            self._give_cache(cache)
+
+    def _make_shot(self, plan: Plan, noise: NoiseSource, cache: ShotCache) -> Iterator[Event]:
+        model, schedule = self.model, self.model.schedule
+        watch = Stopwatch(model.device)
+
+        with watch("text"):
+            embeds = torch.stack([model.text.encode(caption) for caption in plan.captions])
+        yield Progress("text", 0, 0)
+        if model.guidance is not None:
+            yield from self._make_whole_shot(plan, noise, embeds.to(model.device, model.dtype), watch)
+            return
+
+        with watch("context_pass"):
+            captions = model.transformer.embed_captions(embeds.to(model.device, model.dtype))
+            phases = self._phases(plan)
+            self._context_pass(plan, captions, phases, cache)
+            shot = _ShotInProgress(captions.routed(slice(-1, None)), phases, cache)
+        yield Progress("context", 0, 0)
+
+        pixels = _Pixels(model, plan)
+        for index in range(plan.prefix_chunks):
+            clean = plan.request.prefix[index * schedule.chunk_frames : (index + 1) * schedule.chunk_frames]
+            clean = clean.to(model.device, model.dtype)
+            with watch("decode"):
+                pixels.decode(clean)
+            if plan.prefix_chunks < plan.num_chunks:
+                with watch("cache_pass"):
+                    self._predict(shot, clean, 0.0, index)
+            yield Progress("context", index, 0)
+
+        shape = (schedule.chunk_frames, model.vae.latent_channels, *plan.latent_size)
+        for index in range(plan.prefix_chunks, plan.num_chunks):
+            estimates = denoise(
+                lambda noisy, timestep, index=index: self._predict(shot, noisy, timestep, index),
+                lambda step, index=index: noise(index, step, shape).to(model.device, torch.float32),
+                schedule,
+            )
+            for step in range(len(schedule.steps)):
+                with watch("denoise"):
+                    latents = next(estimates)
+                yield Progress("denoise", index, step)
+            clean = latents.to(model.dtype)
+            with watch("decode"):
+                frames = pixels.decode(clean)
+            yield Chunk(index, plan.num_chunks, frames, clean.cpu())
+            if index + 1 < plan.num_chunks:  # nobody reads what the last chunk would leave behind
+                with watch("cache_pass"):
+                    self._predict(shot, clean, 0.0, index)
+
+        with watch("context_encode"):  # nobody waits for it: the last pixels are out
+            memory = pixels.remember()
+        yield ShotDone(Memory((*plan.request.memory.shots, memory)), memory, dict(watch.seconds))
+
+    def _make_whole_shot(
+        self, plan: Plan, noise: NoiseSource, embeds: torch.Tensor, watch: Stopwatch
+    ) -> Iterator[Event]:
+        """The teacher's way: all chunks at once, everything seeing everything, with guidance; no caches."""
+        model, schedule, guidance = self.model, self.model.schedule, self.model.guidance
+        place = {"device": model.device, "dtype": model.dtype}
+        negative = model.text.encode(guidance.negative_prompt).to(**place) if guidance.negative_prompt else None
+        negative = torch.zeros_like(embeds[0]) if negative is None else negative
+        context = self._context(plan)
+        frames = plan.num_chunks * schedule.chunk_frames
+        routes = torch.tensor([[*self._routes(plan), *[len(plan.captions) - 1] * frames]], device=model.device)
+        shots = torch.tensor([[*plan.context_shots, *[plan.rope_shot] * frames]], device=model.device)
+        positions = torch.arange(shots.shape[1], device=model.device)
+
+        def flow(x: torch.Tensor, timestep: float) -> torch.Tensor:
+            sequence = torch.cat([context, x.to(model.dtype)])[None]
+            time = torch.full((1, 1), timestep, device=model.device)
+            told, untold = (
+                model.transformer(sequence, time, captions, route, positions, shots)[0, MAX_CONTEXT_FRAMES:]
+                for captions, route in ((embeds[None], routes), (negative[None, None], torch.zeros_like(routes)))
+            )
+            return guided(told, untold, guidance.scale, untold)
+
+        shape = (schedule.chunk_frames, model.vae.latent_channels, *plan.latent_size)
+        latents = torch.cat([noise(index, 0, shape) for index in range(plan.num_chunks)]).to(model.device)
+        path = euler(flow, latents, schedule.shift, guidance.steps)
+        for step in range(guidance.steps):
+            with watch("denoise"):
+                latents = next(path)
+            yield Progress("denoise", 0, step)
+        pixels = _Pixels(model, plan)
+        for index, clean in enumerate(latents.to(model.dtype).split(schedule.chunk_frames)):
+            with watch("decode"):
+                pictures = pixels.decode(clean)
+            yield Chunk(index, plan.num_chunks, pictures, clean.cpu())
+        with watch("context_encode"):
+            memory = pixels.remember()
+        yield ShotDone(Memory((*plan.request.memory.shots, memory)), memory, dict(watch.seconds))
+
+    def _context(self, plan: Plan) -> torch.Tensor:
+        """[6, C, h, w] of clean context frames; exact zeros before the first shot."""
+        model = self.model
+        if plan.context_latents is not None:
+            return plan.context_latents.to(model.device, model.dtype)
+        shape = (MAX_CONTEXT_FRAMES, model.vae.latent_channels, *plan.latent_size)
+        return torch.zeros(shape, device=model.device, dtype=model.dtype)
+
+    def _routes(self, plan: Plan) -> Sequence[int]:
+        """Which of the plan's captions each context frame attends to."""
+        return plan.context_captions if self.routing else [len(plan.captions) - 1] * MAX_CONTEXT_FRAMES
+
+    def _phases(self, plan: Plan) -> Phases:
+        """RoPE phases of the six context frames and all frames of the shot, for all its layers and steps."""
+        local = plan.num_chunks * self.model.schedule.chunk_frames
+        shots = torch.tensor([*plan.context_shots, *[plan.rope_shot] * local])
+        return self.model.transformer.phases(torch.arange(len(shots)), shots, plan.latent_size, self.model.device)
+
+    def _context_pass(self, plan: Plan, captions: Captions, phases: Phases, cache: ShotCache) -> None:
+        """Fill the global context cache: clean context frames at timestep 0, each with its own shot's caption."""
+        self.model.transformer.forward_cached(
+            self._context(plan)[None],
+            torch.zeros(1, 1),
+            captions.routed(torch.tensor(self._routes(plan), device=self.model.device)),
+            phases.frames(0, MAX_CONTEXT_FRAMES, cache.frame_tokens),
+            cache.context_windows(),
+        )
+
+    def _predict(self, shot: _ShotInProgress, latents: torch.Tensor, timestep: float, index: int) -> torch.Tensor:
+        """Flow [f, C, h, w] of chunk `index`, whose keys and values stay in the local cache until the next call."""
+        start = index * self.model.schedule.chunk_frames
+        stop = start + len(latents)
+        return self.model.transformer.forward_cached(
+            latents[None].to(self.model.dtype),
+            torch.full((1, 1), timestep),
+            shot.caption,
+            shot.phases.frames(MAX_CONTEXT_FRAMES + start, MAX_CONTEXT_FRAMES + stop, shot.cache.frame_tokens),
+            shot.cache.chunk_windows(stop),
+        )[0]
+
+    def _latent_size(self, height: int, width: int) -> tuple[int, int]:
+        return height // self.model.vae.spatial_factor, width // self.model.vae.spatial_factor
+
+    def _allocate(self, height: int, width: int) -> ShotCache:
+        transformer, schedule = self.model.transformer, self.model.schedule
+        rows, columns = transformer.patch_grid(height, width)
+        with telling_lack_of_memory(f"on {self.model.device} for the caches of a shot of {rows}x{columns} patches"):
+            return ShotCache.allocate(
+                layers=transformer.config.num_layers,
+                heads=transformer.config.num_heads,
+                head_dim=transformer.head_dim,
+                context_frames=MAX_CONTEXT_FRAMES,
+                local_frames=schedule.max_chunks * schedule.chunk_frames,
+                frame_tokens=rows * columns,
+                device=self.model.device,
+                dtype=self.model.dtype,
+            )
+
+    def _take_cache(self, latent_size: tuple[int, int]) -> ShotCache:
+        rows, columns = self.model.transformer.patch_grid(*latent_size)
+        with self._lock:
+            cache, self._idle = self._idle, None
+        if cache is not None and cache.frame_tokens == rows * columns:
+            return cache
+        del cache  # of another size: let it go before a new one is asked for
+        return self._allocate(*latent_size)
+
+    def _give_cache(self, cache: ShotCache) -> None:
+        """Keep one for the next shot; those that simultaneous shots had besides are freed."""
+        with self._lock:
+            self._idle = cache
+
+
+@dataclass(frozen=True)
+class _ShotInProgress:
+    caption: Captions  # of the shot itself
+    phases: Phases
+    cache: ShotCache
+
+
+class _Pixels:
+    """Decodes a shot as it comes and keeps the few frames that later shots may look back at."""
+
+    def __init__(self, model: Model, plan: Plan) -> None:
+        self.model, self.plan = model, plan
+        self.num_frames = model.shot_frames(plan.num_chunks)
+        self.offsets = stored_offsets(plan.request.memory.num_frames, self.num_frames)
+        self.state = model.vae.start_decoding()
+        self.decoded = 0
+        self.kept: list[torch.Tensor] = []  # [3, H, W] each: the decoder's clamped floats, not rounded to 8 bits
+
+    def decode(self, clean: torch.Tensor) -> np.ndarray:
+        """The next latent frames [f, C, h, w] -> [t, H, W, 3] uint8."""
+        frames, self.state = self.model.vae.decode_step(clean, self.state)
+        start, self.decoded = self.decoded, self.decoded + len(frames)
+        self.kept += [frames[offset - start].clone() for offset in self.offsets if start <= offset < self.decoded]
+        return _to_uint8(frames)
+
+    def remember(self) -> ShotMemory:
+        request = self.plan.request
+        latents = self.model.vae.encode_frames(torch.stack(self.kept)).to(self.model.dtype).cpu()
+        thumbnail = _thumbnail(self.kept[len(self.kept) // 2])
+        return ShotMemory(request.caption, request.seed, self.num_frames, self.offsets, latents, thumbnail)
+
+
+def _to_uint8(frames: torch.Tensor) -> np.ndarray:
+    """[t, 3, H, W] in [-1, 1] -> [t, H, W, 3] uint8."""
+    pixels = (frames.float() * 127.5 + 127.5).round().to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def _thumbnail(frame: torch.Tensor) -> np.ndarray:
+    """[3, H, W] in [-1, 1] -> [h, w, 3] uint8 within `THUMBNAIL_SIZE`; small pictures stay as they are."""
+    shrink = min(1.0, *(most / side for most, side in zip(THUMBNAIL_SIZE, frame.shape[-2:], strict=True)))
+    if shrink < 1.0:
+        size = tuple(max(1, round(side * shrink)) for side in frame.shape[-2:])
+        frame = F.interpolate(frame[None].float(), size, mode="area")[0]
+    return _to_uint8(frame[None])[0]
+
+
+class Stopwatch:
+    """Seconds per stage; waits for the device, so that a stage is charged with its own work."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
+        self.seconds[stage] += time.perf_counter() - started

@@ -1,0 +1,35 @@
+"""The one exception that is meant for people.
+
+Whatever can be wrong with a prompt, a file, a number or a network is raised as `UserError`, whose message is one
+clear sentence: what is wrong and what to do. The command line prints it and exits with 2; the page shows it.
+Lack of memory, which every library tells in its own way, becomes one too. Anything else that escapes is a bug.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# torch on a CPU, torch and its libraries on a GPU, the operating system
+_NO_MEMORY = re.compile(r"out of memory|can(no|')t allocate memory|ALLOC_FAILED", re.IGNORECASE)
+
+
+class UserError(Exception):
+    """Bad input or a failing surrounding (disk, network, device), told in one sentence."""
+
+
+@contextmanager
+def telling_lack_of_memory(purpose: str) -> Iterator[None]:
+    """Turns lack of memory, the machine's or a GPU's, into a `UserError`: "Not enough memory PURPOSE: ..."."""
+    try:
+        yield
+    except Exception as error:
+        if lacks_memory(error):
+            raise UserError(f"Not enough memory {purpose}: close other programs, or use a smaller picture.") from error
+        raise
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Is this an allocation that failed? torch raises RuntimeErrors for that, which only their text tells apart."""
+    return isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) is not None

@@ -1,0 +1,216 @@
+"""`python -m shotstream evaluate`: how well a model does, as a table, as JSON, or as the page that compares models.
+
+Owns the options and what is run for them. Stories come in two fixed sets: tune on `validation`; look at `test` once, to
+report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from shotstream.arguments import MAX_SEED, add_model_arguments, load_model, whole_number
+from shotstream.errors import UserError
+
+SETS = {"validation": 20_000, "test": 77_000}  # their seeds; neither is trained on
+STORIES = 200
+STORY_FILES = Path(__file__).parents[2] / "assets" / "stories"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model_arguments(parser)
+    parser.add_argument(
+        "--stories", type=whole_number(1, 100_000), help=f"how many (default: {STORIES}; with --real all there are)"
+    )
+    parser.add_argument(
+        "--drift",
+        type=whole_number(0, 10_000),
+        metavar="N",
+        help="stories of 20 shots, and shots of 7 chunks, to see drift (default: a tenth of the stories)",
+    )
+    stories = parser.add_mutually_exclusive_group()
+    stories.add_argument(
+        "--set", choices=SETS, default="validation", help="tune on validation (default), report on test, once"
+    )
+    stories.add_argument("--seed", type=whole_number(0, 2**31), help="other stories than those of the two sets")
+    parser.add_argument(
+        "--json", nargs="?", const="-", metavar="FILE", help="also write JSON; - for it instead of a table"
+    )
+    parser.add_argument(
+        "--table", type=Path, metavar="FILE.yaml", help="compare models: - {name: ..., model: FOLDER, ...}"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE.md", help="of --table; JSON and plots go beside it, rows made stay"
+    )
+    parser.add_argument(
+        "--real", action="store_true", help="any model, on story files, by features of --dino and --clip"
+    )
+    parser.add_argument("--prompts", type=Path, metavar="FOLDER", help="story files for --real (default: our examples)")
+    parser.add_argument("--dino", type=Path, metavar="FOLDER", help="a DINO model of the transformers library")
+    parser.add_argument("--clip", type=Path, metavar="FOLDER", help="a CLIP model of the transformers library")
+
+
+def run(args: argparse.Namespace) -> int:
+    if bool(args.table) != bool(args.output):
+        raise UserError("--table and -o go together: the list of models, and the page to write.")
+    if args.table and (args.real or args.model):
+        raise UserError("--table names its models itself: leave out --real and --model.")
+    if not args.real and (args.dino or args.clip or args.prompts):
+        raise UserError("--dino, --clip and --prompts are for --real.")
+    for target in (args.output, None if args.json in (None, "-") else Path(args.json)):
+        if target and not target.parent.is_dir():  # better told now than after hours of shooting
+            raise UserError(f"There is no folder {target.parent} to write {target.name} into.")
+    if args.table:
+        return _table(args)
+    return _real(args) if args.real else _toy(args)
+
+
+def _progress(label: str):
+    from tqdm import tqdm
+
+    return lambda items: tqdm(items, desc=label, disable=None)
+
+
+def _sample(args: argparse.Namespace):
+    from shotstream.evaluation.toyworld import Sample
+
+    stories = args.stories or STORIES
+    drift = stories // 10 if args.drift is None else args.drift
+    return Sample(SETS[args.set] if args.seed is None else args.seed, stories, drift)
+
+
+def _toy(args: argparse.Namespace) -> int:
+    """The truth, the model, and the model without memory, side by side."""
+    model = load_model(args)
+    from shotstream.evaluation import report, toyworld, variants
+    from shotstream.evaluation.cuts import best_detector
+
+    toyworld.check_fits(model)
+    sample, detector = _sample(args), best_detector(model.device)
+    rows = {variants.TRUTH: variants.measure_truth(sample, detector, _progress("truth"))}
+    for label, without in ((model.name, False), ("without memory", True)):
+        variant = variants.Variant(label, Path(), without_memory=without)
+        rows[label] = variants.measure_variant(model, variant, sample, detector, _progress(label))
+    autoencoder = toyworld.check_autoencoder(model, min(sample.stories, 100), sample.seed + 2)
+    found = {
+        "sample": asdict(sample),
+        "detector": detector and detector.name,
+        "autoencoder": autoencoder,
+        "rows": {name: variants.row_dict(row) for name, row in rows.items()},
+    }
+    told = "  ".join(f"{name} {value:.1f} dB" for name, value in autoencoder.items())
+    table = f"{_about(sample, detector)}\n\n{report.text_table(rows)}\nautoencoder: {told}"
+    _tell(args.json, found, table)
+    return 0
+
+
+def _about(sample, detector) -> str:
+    cuts = f"cuts found by {detector.name}" if detector else "cut_detected not measured: no detector is installed"
+    return (
+        f"{sample.stories} stories of three shots (seed {sample.seed}) whose later captions name neither character nor "
+        f"place nor time; drift on {sample.drift} stories; errors are standard errors over stories; {cuts}."
+    )
+
+
+def _tell(target: str | None, found: dict, table: str) -> None:
+    """JSON to standard output instead of the table, or to a file besides it."""
+    content = json.dumps(found, indent=1) + "\n"
+    if target == "-":
+        sys.stdout.write(content)
+        return
+    print(table)
+    if target:
+        from shotstream.evaluation.variants import write_whole
+
+        write_whole(Path(target), content.encode())
+
+
+def _table(args: argparse.Namespace) -> int:
+    """Every row of the YAML file, as far as it is not there yet; then the page and its plots."""
+    from shotstream.arguments import resolve_device, resolve_dtype
+    from shotstream.evaluation import plots, report, variants
+    from shotstream.evaluation.cuts import best_detector
+    from shotstream.models import weights
+
+    plots.require_matplotlib()
+    wanted = variants.read_variants(args.table)
+    device = resolve_device(args.device)
+    dtype = resolve_dtype(args.dtype, device)
+    sample, detector = _sample(args), best_detector(device)
+    results = variants.Results(args.output.with_suffix(".json"))
+
+    def make(variant: variants.Variant) -> variants.Row:
+        model = weights.load_model(variant.model, device=device, dtype=dtype, attention=args.attention)
+        return variants.measure_variant(model, variant, sample, detector, _progress(variant.name))
+
+    rows = {
+        variants.TRUTH: results.made(
+            variants.TRUTH,
+            variants.row_key(None, sample, detector),
+            lambda: variants.measure_truth(sample, detector, _progress("truth")),
+        )
+    }
+    for variant in wanted:
+        key = variants.row_key(variant, sample, detector)
+        rows[variant.name] = results.made(variant.name, key, lambda variant=variant: make(variant))
+    results.keep_only(list(rows))
+
+    files = {}
+    for name, (caption, png) in plots.draw_plots(rows).items():
+        path = args.output.with_name(f"{args.output.stem}-{name}.png")
+        variants.write_whole(path, png)
+        files[caption] = path.name
+    page = report.markdown(rows, "What each part is there for", [_about(sample, detector)], files)
+    variants.write_whole(args.output, page.encode())
+    print(f"{args.output}: {len(rows)} rows, {len(files)} plots")
+    return 0
+
+
+def _real(args: argparse.Namespace) -> int:
+    """Films of story files, measured by features."""
+    from shotstream.story import read_story
+
+    folder = args.prompts or STORY_FILES
+    stories = [read_story(path) for path in sorted(folder.glob("*.json"))]
+    if not stories:
+        raise UserError(f"There are no story files (*.json) in {folder}.")
+    if args.stories and args.stories > len(stories):
+        raise UserError(f"{folder} has {len(stories)} story files, not {args.stories}: name a folder with --prompts.")
+    for path in (args.dino, args.clip):
+        if path and not path.is_dir():
+            raise UserError(f"There is no folder {path}.")
+    model = load_model(args)
+    from shotstream.engine import Engine
+    from shotstream.evaluation.cuts import best_detector
+    from shotstream.evaluation.estimate import over_stories
+    from shotstream.evaluation.features import RealMeasures
+    from shotstream.evaluation.toyworld import film_of_captions
+
+    detector = best_detector(model.device)
+    measures, engine = RealMeasures(args.dino, args.clip, detector, model.device), Engine(model)
+    seed = (SETS[args.set] if args.seed is None else args.seed) % MAX_SEED
+    films = []
+    stories = stories[: args.stories]
+    for number in _progress(model.name)(range(len(stories))):
+        story = stories[number]
+        film = film_of_captions(engine, story.captions, seed + 100 * number)
+        films.append(measures.of_film([shot.caption for shot in story.shots], film))
+    figures = {
+        name: over_stories(film.get(name) for film in films) for name in dict.fromkeys(n for f in films for n in f)
+    }
+    found = {
+        "model": model.name,
+        "stories": len(stories),
+        "seed": seed,
+        "detector": detector and detector.name,
+        "metrics": {name: estimate and asdict(estimate) for name, estimate in figures.items()},
+        "not_measured": measures.not_measured,
+    }
+    lines = [f"{model.name}: films of {len(stories)} story files, standard errors over films"]
+    lines += [f"{name:<20}{estimate or 'needs films of two shots or more'}" for name, estimate in figures.items()]
+    lines += [f"{name:<20}not measured: {why}" for name, why in measures.not_measured.items()]
+    _tell(args.json, found, "\n".join(lines))
+    return 0

@@ -1,0 +1,187 @@
+"""What the table compares: models, and models with a part switched off. Rows are kept as they come.
+
+Owns the list of variants in a YAML file, how each is run, and the JSON file of finished rows: one that is there with
+the same weights, switches and stories is not run again. Knows no layout of tables.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from shotstream import bench
+from shotstream.engine import Engine
+from shotstream.errors import UserError
+from shotstream.evaluation import toyworld
+from shotstream.evaluation.cuts import CutDetector
+from shotstream.evaluation.estimate import Estimate
+from shotstream.evaluation.toyworld import Figures, Progress, Sample
+from shotstream.models.model import Model
+
+VERSION = 1  # of what is measured and how: rows of another one are run again
+TRUTH = "rendered truth"
+BENCH_SHOTS = 3
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row: a model folder, and what is switched off in it when its shots are made."""
+
+    name: str
+    model: Path
+    without_memory: bool = False  # every shot is made as if it were the first
+    indicator: bool = True  # the angle that tells queries and keys of different shots apart
+    routing: bool = True  # context frames read their own shots' captions, not the new one's
+
+    def applied_to(self, model: Model) -> Model:
+        """`model` as this row wants it; the one given is left as it is."""
+        if self.indicator:
+            return model
+        transformer = copy.copy(model.transformer)
+        transformer.register_to_config(cut_angle=0.0)
+        return replace(model, transformer=transformer)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured of a variant. `fps` and `first_picture` (seconds) are those of `bench`; the truth has none."""
+
+    figures: Figures
+    fps: float | None = None
+    first_picture: float | None = None
+
+
+def read_variants(path: Path) -> list[Variant]:
+    """The rows that a YAML file lists, model folders relative to it. Raises `UserError` for all that can be wrong."""
+    try:
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())[:200]}.") from error
+    if not isinstance(entries, list) or not entries:
+        raise UserError(f"{path} must be a list of rows: - {{name: ..., model: FOLDER}}.")
+    variants = [_checked(path, number, entry) for number, entry in enumerate(entries, start=1)]
+    names = [TRUTH, *(variant.name for variant in variants)]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"{path}: the name {twice!r} is taken: give every row its own.")
+    return variants
+
+
+def _checked(path: Path, number: int, entry: object) -> Variant:
+    known = {field.name: field.type for field in fields(Variant)}
+    if not isinstance(entry, dict) or not {"name", "model"} <= entry.keys():
+        raise UserError(f"{path}: row {number} needs a name and a model folder.")
+    for key, value in entry.items():
+        if key not in known:
+            raise UserError(f"{path}: row {number} has {key!r}; known are {', '.join(known)}.")
+        if not isinstance(value, bool if known[key] == "bool" else str):
+            raise UserError(
+                f"{path}: row {number}: {key} must be {'true or false' if known[key] == 'bool' else 'text'}."
+            )
+    variant = Variant(**entry | {"model": path.parent / entry["model"]})
+    if not (variant.model / "model_index.json").is_file():
+        raise UserError(f"{path}: row {number}: there is no model folder at {variant.model}.")
+    return variant
+
+
+def measure_variant(
+    model: Model, variant: Variant, sample: Sample, detector: CutDetector | None, progress: Progress = iter
+) -> Row:
+    """Shoot and measure a row, and how fast the model is on the way, as `bench` tells it."""
+    toyworld.check_fits(model)
+    model = variant.applied_to(model)
+    engine = Engine(model, routing=variant.routing)
+    sample = replace(sample, long_chunks=min(sample.long_chunks, model.max_chunks))
+    figures = toyworld.measure(
+        lambda story, seed: toyworld.film_of(engine, story, seed, variant.without_memory), sample, detector, progress
+    )
+    speed = bench.measure(model, BENCH_SHOTS)
+    return Row(figures, speed.fps, speed.first_pixels_seconds)
+
+
+def measure_truth(sample: Sample, detector: CutDetector | None, progress: Progress = iter) -> Row:
+    """The same of the rendered stories: the most that a model can reach."""
+    return Row(toyworld.measure(toyworld.rendered, sample, detector, progress))
+
+
+def row_dict(row: Row) -> dict[str, Any]:
+    """For JSON: "fps", "first_picture", "metrics" and "drift"."""
+    return {"fps": row.fps, "first_picture": row.first_picture} | asdict(row.figures)
+
+
+class Results:
+    """Finished rows by name, each with a key of what it was made from; in memory, or in a JSON file too."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        """Reads what is at `path`. Raises `UserError` if that is not such a file: it is not overwritten."""
+        self._path = path
+        self._rows: dict[str, dict[str, Any]] = {}
+        if path is not None and path.exists():
+            try:
+                content = json.loads(path.read_text(encoding="utf-8"))
+                self._rows = dict(content["rows"])
+                for name in self._rows:
+                    self.get(name)
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                raise UserError(f"{path} is not a file of finished rows: move it away.") from error
+
+    def get(self, name: str) -> Row:
+        row = self._rows[name]
+        metrics = {key: Estimate(**value) for key, value in row["metrics"].items()}
+        drift = {key: [Estimate(**value) for value in values] for key, values in row["drift"].items()}
+        return Row(Figures(metrics, drift), row["fps"], row["first_picture"])
+
+    def made(self, name: str, key: str, make: Callable[[], Row]) -> Row:
+        """The row as it was kept under `name` with the same `key`, else made now, and kept."""
+        if self._rows.get(name, {}).get("key") != key:
+            self._rows[name] = {"key": key} | row_dict(make())
+            self._write()
+        return self.get(name)
+
+    def to_json(self) -> str:
+        return json.dumps({"rows": self._rows}, indent=1) + "\n"
+
+    def keep_only(self, names: list[str]) -> None:
+        """Forget the rows that are no longer asked for; those that are come in that order."""
+        self._rows = {name: self._rows[name] for name in names}
+        self._write()
+
+    def _write(self) -> None:
+        if self._path is not None:
+            write_whole(self._path, self.to_json().encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all. Raises `UserError` if the place cannot be written."""
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    except OSError as error:
+        raise UserError(f"Cannot write {path}: {error.strerror}.") from error
+
+
+def row_key(variant: Variant | None, sample: Sample, detector: CutDetector | None) -> str:
+    """What decides a row's figures, as a short hash: weights and configurations of the model folder, the variant's
+    switches (not its name), the stories, the detector. None is the rendered truth."""
+    digest = hashlib.sha256()
+    switches = None
+    if variant:
+        switches = {k: v for k, v in asdict(variant).items() if k not in ("name", "model")}
+        for path in sorted(variant.model.rglob("*")):
+            if path.suffix in (".safetensors", ".json"):
+                digest.update(f"{path.relative_to(variant.model)}\0".encode())
+                with path.open("rb") as file:
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
+    settings = {"version": VERSION, "sample": asdict(sample), "detector": detector and detector.name}
+    digest.update(json.dumps(settings | {"switches": switches}, sort_keys=True).encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,64 @@
+"""The words that the director and the engine exchange: one request per shot, a stream of events back.
+
+Plain values only, so that the engine may live in this process, in a forked GPU worker or on another machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from shotstream.memory import Memory, ShotMemory
+
+
+@dataclass(frozen=True)
+class ShotRequest:
+    """Everything that the engine needs to make one shot.
+
+    `caption` is the composed caption (`story.compose_caption`). `num_chunks` counts the whole shot, prefix included.
+    `prefix` [f, C, h, w] holds clean latents of the shot so far (whole chunks); None starts a new shot.
+    `height` and `width` are pixels, None for the model's own size.
+    """
+
+    caption: str
+    memory: Memory = field(default_factory=Memory)
+    seed: int = 0
+    num_chunks: int | None = None
+    prefix: torch.Tensor | None = None
+    height: int | None = None
+    width: int | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A sign of life between chunks, at least one per denoising step: a place where a shot can be cancelled."""
+
+    stage: str  # "text" | "context" | "denoise"
+    chunk: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """`frames` [t, H, W, 3] uint8 pixels (9 for the first chunk of a shot, 12 for others at 4x time compression) and
+    the clean `latents` [f, C, h, w] (CPU) they were decoded from."""
+
+    index: int
+    num_chunks: int
+    frames: np.ndarray
+    latents: torch.Tensor
+
+
+@dataclass(frozen=True)
+class ShotDone:
+    """The shot is complete. `memory` is the request's memory with `shot` appended; `seconds` per stage
+    ("text", "context_encode", "context_pass", "denoise", "cache_pass", "decode")."""
+
+    memory: Memory
+    shot: ShotMemory
+    seconds: dict[str, float]
+
+
+Event = Progress | Chunk | ShotDone

@@ -1,0 +1,89 @@
+"""Keys and values that outlive a transformer call: the global context cache and the local context cache.
+
+One pair of tensors holds both, context frames first, so that a chunk's attention reads one contiguous stretch. Written
+in place; who writes when is the engine's business. Knows neither shots nor captions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class LayerWindow:
+    """One layer's part of a call: where its new keys and values go, and all that its queries may attend to."""
+
+    keys: torch.Tensor  # [B, read tokens, heads, head_dim]: a view that ends with this call's own tokens
+    values: torch.Tensor
+
+    def put(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write this call's `keys` and `values` [B, tokens, heads, head_dim] at the end; return everything readable."""
+        own = slice(self.keys.shape[1] - keys.shape[1], None)
+        self.keys[:, own].copy_(keys)
+        self.values[:, own].copy_(values)
+        return self.keys, self.values
+
+
+@dataclass(frozen=True)
+class JoiningWindow:
+    """A `LayerWindow` for calls that carry a gradient: what was written before is joined with the new, nothing is
+    written, as writing in place would break the backward pass of earlier calls."""
+
+    keys: torch.Tensor  # [B, tokens so far, heads, head_dim]
+    values: torch.Tensor
+
+    def put(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.cat([self.keys, keys], dim=1), torch.cat([self.values, values], dim=1)
+
+
+@dataclass(frozen=True)
+class ShotCache:
+    """Both caches of `batch` shots in the making: [layers, batch, (context + local frames) * frame tokens, heads,
+    head_dim]."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    context_frames: int
+    frame_tokens: int
+
+    @classmethod
+    def allocate(
+        cls,
+        *,
+        layers: int,
+        heads: int,
+        head_dim: int,
+        context_frames: int,
+        local_frames: int,
+        frame_tokens: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        batch: int = 1,
+    ) -> ShotCache:
+        shape = (layers, batch, (context_frames + local_frames) * frame_tokens, heads, head_dim)
+        # written once: memory is really ours from here on, and lack of it shows now and not in the middle of a shot
+        keys, values = (torch.empty(shape, device=device, dtype=dtype).zero_() for _ in range(2))
+        return cls(keys, values, context_frames, frame_tokens)
+
+    def _window(self, layer: int, stop_frame: int) -> LayerWindow:
+        stop = stop_frame * self.frame_tokens
+        return LayerWindow(self.keys[layer, :, :stop], self.values[layer, :, :stop])
+
+    def context_windows(self) -> list[LayerWindow]:
+        """Per layer: context frames write and attend to each other alone."""
+        return [self._window(layer, self.context_frames) for layer in range(len(self.keys))]
+
+    def chunk_windows(self, stop: int) -> list[LayerWindow]:
+        """Per layer: a chunk ending before the shot's latent frame `stop` attends to all context, the shot so far and
+        itself. Repeated calls overwrite the chunk's own place; the last one before the next chunk is what stays."""
+        return [self._window(layer, self.context_frames + stop) for layer in range(len(self.keys))]
+
+    def joining_windows(self, start: int) -> list[JoiningWindow]:
+        """Per layer, for a gradient: a chunk beginning at latent frame `start` attends to what it would in
+        `chunk_windows`, and leaves nothing behind."""
+        stop = (self.context_frames + start) * self.frame_tokens
+        return [
+            JoiningWindow(keys[:, :stop], values[:, :stop]) for keys, values in zip(self.keys, self.values, strict=True)
+        ]

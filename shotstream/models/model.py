@@ -1,0 +1,45 @@
+"""A model as loaded: its parts and the few numbers that the rest of the house needs to know about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from shotstream.models.text import TextEncoder
+from shotstream.models.transformer import ShotTransformer
+from shotstream.models.vae import VAE
+from shotstream.sampler import Guidance, Schedule
+
+
+@dataclass
+class Model:
+    """`height` and `width` are pixels of the model's own size; `fps` its frame rate. All parts are on `device`; the
+    transformer, the VAE and the memory's latents are in `dtype`. With `guidance` it is a bidirectional teacher, which
+    makes a shot as a whole; without, a causal student."""
+
+    name: str
+    transformer: ShotTransformer
+    vae: VAE
+    text: TextEncoder
+    schedule: Schedule
+    height: int
+    width: int
+    fps: int
+    device: torch.device
+    dtype: torch.dtype
+    guidance: Guidance | None = None
+
+    @property
+    def max_chunks(self) -> int:
+        """The longest shot it was trained for."""
+        return self.schedule.max_chunks
+
+    @property
+    def default_chunks(self) -> int:
+        """The length of a shot when nobody asks for one."""
+        return self.schedule.default_chunks
+
+    def shot_frames(self, num_chunks: int) -> int:
+        """Pixel frames of a shot of `num_chunks` chunks."""
+        return 1 + (num_chunks * self.schedule.chunk_frames - 1) * self.vae.temporal_factor

@@ -1,0 +1,78 @@
+"""Rotary position phases with the discontinuity indicator (paper section 3.3).
+
+Owns the angles of time, height and width and their rotation of queries and keys. Knows nothing of caches or of which
+frame is context: a caller says where each latent frame stands in time and which shot it belongs to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+BASE = 10000.0
+CUT_ANGLE = 1.0 / 6.0  # radians added to every temporal angle per shot index: the indicator of a cut
+
+
+@dataclass(frozen=True)
+class Phases:
+    """`cos` and `sin`, float32 [B or 1, tokens, 1, head_dim / 2], ready to multiply pairs of channels."""
+
+    cos: torch.Tensor
+    sin: torch.Tensor
+
+    def frames(self, start: int, stop: int, frame_tokens: int) -> Phases:
+        """The phases of latent frames `start` to `stop` (views)."""
+        tokens = slice(start * frame_tokens, stop * frame_tokens)
+        return Phases(self.cos[:, tokens], self.sin[:, tokens])
+
+
+def axis_dims(head_dim: int) -> tuple[int, int, int]:
+    """How many channels of a head turn with time, height and width."""
+    spatial = 2 * (head_dim // 6)
+    return head_dim - 2 * spatial, spatial, spatial
+
+
+def _angles(positions: torch.Tensor, dim: int) -> torch.Tensor:
+    """[...] positions -> [..., dim / 2] angles in radians, float64."""
+    exponent = torch.arange(0, dim, 2, dtype=torch.float64, device=positions.device) / dim
+    return positions.to(torch.float64).unsqueeze(-1) * BASE**-exponent
+
+
+def rope_phases(
+    positions: torch.Tensor,
+    shot_index: torch.Tensor,
+    grid: tuple[int, int],
+    head_dim: int,
+    device: torch.device | None = None,
+    cut_angle: float = CUT_ANGLE,
+) -> Phases:
+    """Phases of latent frames at temporal `positions` [F] or [B, F] belonging to shots `shot_index` [F] or [B, F].
+
+    `grid` is (rows, columns) of patches in a latent frame; every shot index turns time by `cut_angle` radians. Angles
+    are taken in float64 and stored as float32 on `device` (that of `positions` by default).
+    """
+    rows, columns = grid
+    time_dim, row_dim, column_dim = axis_dims(head_dim)
+    positions, shot_index = torch.broadcast_tensors(torch.atleast_2d(positions), torch.atleast_2d(shot_index))
+    batch, frames = positions.shape
+    turn = shot_index.to(torch.float64).unsqueeze(-1) * cut_angle
+    time = _angles(positions, time_dim) + turn  # [B, F, time_dim / 2]
+    row = _angles(torch.arange(rows, device=positions.device), row_dim)
+    column = _angles(torch.arange(columns, device=positions.device), column_dim)
+    angles = torch.cat(
+        [
+            time[:, :, None, None].expand(batch, frames, rows, columns, -1),
+            row[None, None, :, None].expand(batch, frames, rows, columns, -1),
+            column[None, None, None].expand(batch, frames, rows, columns, -1),
+        ],
+        dim=-1,
+    ).reshape(batch, frames * rows * columns, 1, head_dim // 2)
+    return Phases(*(part.to(device or positions.device, torch.float32) for part in (angles.cos(), angles.sin())))
+
+
+def rotate(x: torch.Tensor, phases: Phases) -> torch.Tensor:
+    """Turn the channel pairs (0, 1), (2, 3), ... of `x` [B, tokens, heads, head_dim]; same dtype out."""
+    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack([even * phases.cos - odd * phases.sin, even * phases.sin + odd * phases.cos], dim=-1)
+    return turned.flatten(-2).to(x.dtype)

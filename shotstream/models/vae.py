@@ -1,0 +1,88 @@
+"""The video autoencoder as the engine sees it, and Wan's behind that interface.
+
+Owns single-frame encoding, streamed decoding and the normalisation of latents. Decoder state is a value that goes in
+and comes out, so that any number of shots may be decoded turn by turn. Knows no shots, chunks or memory.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
+
+
+class VAE(Protocol):
+    """What a model folder's `vae/` must be able to do. Latents are normalised: what the transformer sees."""
+
+    latent_channels: int
+    spatial_factor: int
+    temporal_factor: int
+
+    def encode_frames(self, frames: torch.Tensor) -> torch.Tensor:
+        """[n, 3, H, W] in [-1, 1] -> [n, C, h, w]: every frame alone, as a video of one frame."""
+        ...
+
+    def start_decoding(self) -> Any:
+        """The state before a shot's first latent frame."""
+        ...
+
+    def decode_step(self, latents: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
+        """The next latent frames [f, C, h, w] of a shot -> their frames [t, 3, H, W] clamped to [-1, 1], and the state
+        after them. The first latent frame of a shot gives one frame, others `temporal_factor`. `state` stays valid."""
+        ...
+
+    def save_pretrained(self, folder: str | Path) -> None: ...
+
+
+class WanVAE:
+    """`AutoencoderKLWan`, streamed: its feature cache, one entry per causal convolution, is the decoding state."""
+
+    def __init__(self, module: AutoencoderKLWan) -> None:
+        self.module = module
+        config = module.config
+        self.latent_channels = config.z_dim
+        self.spatial_factor = 2 ** len(config.temperal_downsample)
+        self.temporal_factor = 2 ** sum(config.temperal_downsample)
+        self._mean = torch.tensor(config.latents_mean).view(-1, 1, 1)
+        self._std = torch.tensor(config.latents_std).view(-1, 1, 1)
+
+    def _place(self) -> dict[str, Any]:
+        return {"device": self.module.device, "dtype": self.module.dtype}
+
+    def encode_frames(self, frames: torch.Tensor) -> torch.Tensor:
+        """One frame at a time: the peak of memory is that of one, and nothing is shared with another encoding."""
+        vae = self.module
+        convolutions = _count_convolutions(vae.encoder)
+        latents = []
+        for frame in frames.to(**self._place()):
+            features = vae.encoder(frame[None, :, None], feat_cache=[None] * convolutions, feat_idx=[0])
+            latents.append(vae.quant_conv(features)[0, : self.latent_channels, 0])  # the mean: no sampling
+        raw = torch.stack(latents)
+        return ((raw.float() - self._mean.to(raw.device)) / self._std.to(raw.device)).to(raw.dtype)
+
+    def start_decoding(self) -> tuple[None, ...]:
+        return (None,) * _count_convolutions(self.module.decoder)
+
+    def decode_step(self, latents: torch.Tensor, state: tuple) -> tuple[torch.Tensor, tuple]:
+        vae = self.module
+        raw = latents.to(self.module.device).float()
+        raw = (raw * self._std.to(raw.device) + self._mean.to(raw.device)).to(vae.dtype)
+        frames = []
+        for latent in raw:
+            first = all(entry is None for entry in state)
+            cache = list(state)  # the decoder replaces entries and never writes into them
+            features = vae.post_quant_conv(latent[None, :, None])
+            video = vae.decoder(features, feat_cache=cache, feat_idx=[0], first_chunk=first)  # 1 3 t H W
+            frames.append(video[0].transpose(0, 1).clamp(-1.0, 1.0))
+            state = tuple(cache)
+        return torch.cat(frames), state
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        self.module.save_pretrained(folder)
+
+
+def _count_convolutions(module: torch.nn.Module) -> int:
+    return sum(isinstance(part, WanCausalConv3d) for part in module.modules())

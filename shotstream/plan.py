@@ -1,0 +1,110 @@
+"""What a request asks for, checked, and what follows from it before any model call.
+
+Every absurd number, foreign memory or unfit prefix ends here as a `UserError`. Runs no model, it only asks for its
+numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from shotstream.errors import UserError
+from shotstream.events import ShotRequest
+from shotstream.memory import MAX_CONTEXT_FRAMES, MAX_SEED
+from shotstream.models.model import Model
+
+MAX_AREA = 4  # times the model's own picture: beyond it nothing it learned holds
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked request and what follows from it before any model call."""
+
+    request: ShotRequest
+    num_chunks: int
+    latent_size: tuple[int, int]
+    prefix_chunks: int
+    captions: tuple[str, ...]  # of the shots looked back at, each once, then the shot's own
+    context_latents: torch.Tensor | None  # [6, C, h, w]; None before the first shot
+    context_shots: tuple[int, ...]  # which shot each context frame is from
+    context_captions: tuple[int, ...]  # and where in `captions` its caption is
+    rope_shot: int  # discontinuity indicator of the shot itself
+
+
+def plan_shot(request: ShotRequest, model: Model) -> Plan:
+    """What the request asks for, or a `UserError` that says what is wrong with it."""
+    _check_whole(request.seed, 0, MAX_SEED, "The seed")
+    num_chunks = model.default_chunks if request.num_chunks is None else request.num_chunks
+    _check_whole(num_chunks, 1, model.max_chunks, f"The number of chunks a shot for {model.name}")
+    if not isinstance(request.caption, str) or not request.caption.strip():
+        raise UserError("The caption is blank: describe what is to be seen.")
+    latent_size = _checked_size(request, model)
+    shape = (model.vae.latent_channels, *latent_size)
+    if request.prefix is not None and model.guidance is not None:
+        raise UserError(f"{model.name} makes whole shots: it cannot continue one.")
+    prefix_chunks = 0 if request.prefix is None else _checked_prefix(request.prefix, shape, num_chunks, model)
+
+    shots = request.memory.shots
+    for index, shot in enumerate(shots):
+        if tuple(shot.latents.shape[1:]) != shape:
+            raise UserError(
+                f"Shot {index} of the film so far was made with another model or picture size "
+                f"(latents {tuple(shot.latents.shape[1:])}, not {shape}): continue it as it was begun."
+            )
+    if not shots:  # nothing to look back at: six empty frames with the first caption, and the shot counts as cut once
+        own = (0,) * MAX_CONTEXT_FRAMES
+        return Plan(request, num_chunks, latent_size, prefix_chunks, (request.caption,), None, own, own, 1)
+    latents, context_shots = request.memory.context()
+    seen = sorted(set(context_shots))
+    return Plan(
+        request,
+        num_chunks,
+        latent_size,
+        prefix_chunks,
+        (*(shots[shot].caption for shot in seen), request.caption),
+        latents,
+        context_shots,
+        tuple(seen.index(shot) for shot in context_shots),
+        len(shots),
+    )
+
+
+def _check_whole(value: object, low: int, high: int, name: str) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise UserError(f"{name} must be a whole number from {low} to {high}, not {str(value)[:40]}.")
+
+
+def _checked_size(request: ShotRequest, model: Model) -> tuple[int, int]:
+    """Height and width in latents."""
+    height = model.height if request.height is None else request.height
+    width = model.width if request.width is None else request.width
+    patches = model.transformer.config.patch_size[1:]
+    for value, patch, name in zip((height, width), patches, ("height", "width"), strict=True):
+        step = model.vae.spatial_factor * patch
+        _check_whole(value, step, MAX_AREA * max(model.height, model.width), f"The picture's {name}")
+        if value % step:
+            raise UserError(f"The picture's {name} must be a multiple of {step}, not {value}.")
+    if height * width > MAX_AREA * model.height * model.width:
+        raise UserError(
+            f"A picture of {width}x{height} is too large for {model.name}: at most {MAX_AREA} times "
+            f"the area of {model.width}x{model.height}."
+        )
+    return height // model.vae.spatial_factor, width // model.vae.spatial_factor
+
+
+def _checked_prefix(prefix: torch.Tensor, shape: tuple[int, int, int], num_chunks: int, model: Model) -> int:
+    """How many whole chunks the prefix holds."""
+    chunk_frames = model.schedule.chunk_frames
+    if not isinstance(prefix, torch.Tensor) or prefix.ndim != 4 or tuple(prefix.shape[1:]) != shape:
+        raise UserError(f"The shot to continue has latents of the wrong shape: they must be frames of {shape}.")
+    chunks, rest = divmod(len(prefix), chunk_frames)
+    if rest or chunks > num_chunks:
+        raise UserError(
+            f"The shot to continue has {len(prefix)} latent frames: it must be whole chunks of {chunk_frames}, "
+            f"at most {num_chunks} of them."
+        )
+    if not prefix.is_floating_point() or not prefix.isfinite().all():
+        raise UserError("The shot to continue has latents that are not finite numbers.")
+    return chunks

@@ -1,0 +1,148 @@
+"""A story: one global caption and its shots, read from and written to the community's JSON format.
+
+Owns the text of a film: validation, cleaning, composition of captions, the file format. Knows no model and no file
+but the story's own. Every string inside a `Story` is clean and not blank, so that nobody below has to ask.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shotstream.errors import UserError
+
+MAX_PROMPT_CHARACTERS = 20_000  # far more than any text encoder reads; beyond it something else was pasted
+MAX_FILE_BYTES = 1_000_000
+_SHOT_KEY = re.compile(r"shot\d+", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One continuous take, described by its own caption (without the story's global caption)."""
+
+    caption: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "caption", clean_prompt(self.caption, "A shot's caption"))
+
+
+@dataclass(frozen=True)
+class Story:
+    """Who, where and in which style (`global_caption`), and the shots in order.
+
+    `ignored_keys` names what a file held besides (never written back, not part of equality); `warning` tells it.
+    Raises `UserError` for blank or over-long captions and for a story without shots.
+    """
+
+    global_caption: str
+    shots: tuple[Shot, ...]
+    ignored_keys: tuple[str, ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "global_caption", clean_prompt(self.global_caption, "global_caption"))
+        if not self.shots:
+            raise UserError('The story has no shots: add at least "shot1".')
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Story:
+        """Reads `{"global_caption": ..., "shot1": ..., "shot2": ...}`; raises `UserError` telling what is wrong."""
+        fields = _parse_object(text)
+        if "global_caption" not in fields:
+            raise UserError('The story has no "global_caption": add one that says who, where and in which style.')
+        given = {key for key in fields if _SHOT_KEY.fullmatch(key)}
+        keys = [f"shot{number}" for number in range(1, len(given) + 1)]
+        if missing := [key for key in keys if key not in given]:
+            raise UserError(f'The story has no "{missing[0]}": number the shots shot1, shot2, ... without gaps.')
+        known = {"global_caption", *keys}
+        for key in ("global_caption", *keys):
+            fields[key] = clean_prompt(fields[key], f'"{key}"')
+        return cls(
+            global_caption=fields["global_caption"],
+            shots=tuple(Shot(fields[key]) for key in keys),
+            ignored_keys=tuple(key for key in fields if key not in known),
+        )
+
+    def to_json(self) -> str:
+        """The story as indented JSON; `Story.from_json(story.to_json()) == story`."""
+        fields = {"global_caption": self.global_caption}
+        fields |= {f"shot{number}": shot.caption for number, shot in enumerate(self.shots, start=1)}
+        return json.dumps(fields, ensure_ascii=False, indent=2) + "\n"
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """The composed caption of every shot, as the text encoder reads it."""
+        return tuple(compose_caption(self.global_caption, i, shot.caption) for i, shot in enumerate(self.shots))
+
+    @property
+    def warning(self) -> str | None:
+        """One sentence about keys that were left out, or None."""
+        if not self.ignored_keys:
+            return None
+        shown = ", ".join(json.dumps(key[:40]) for key in self.ignored_keys[:5])
+        more = f" and {len(self.ignored_keys) - 5} more" if len(self.ignored_keys) > 5 else ""
+        return f"The story's keys {shown}{more} are not known and were left out."
+
+
+def read_story(path: str | Path) -> Story:
+    """Reads a story file. Raises `UserError` naming the file for everything that can be wrong with it."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"Cannot read the story {path}: {error.strerror}.") from error
+    except ValueError as error:  # a NUL in the path
+        raise UserError(f"Cannot read the story {path!r}: this is not a file name.") from error
+    try:
+        return Story.from_json(data)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def compose_caption(global_caption: str, shot_index: int, shot_caption: str) -> str:
+    """The caption of shot `shot_index` (from 0) as the model was trained to read it: nothing added in between."""
+    return f"{global_caption}shot{shot_index}:{shot_caption}"
+
+
+def clean_prompt(text: str, name: str = "The prompt") -> str:
+    """Removes control characters (tabs and line ends stay) and raises `UserError` for what cannot be a prompt.
+
+    `name` is what the message calls the text. Markup is left as it is: it is text, and whoever shows it escapes it.
+    """
+    if not isinstance(text, str):
+        raise UserError(f"{name} is not text: write it as a string in quotes.")
+    if len(text) > MAX_PROMPT_CHARACTERS:
+        raise UserError(f"{name} has {len(text)} characters: shorten it to {MAX_PROMPT_CHARACTERS} or fewer.")
+    # Cc are control characters, Cs lone surrogates that no file and no tokenizer can hold.
+    clean = "".join(c for c in text if c in "\t\n\r" or unicodedata.category(c) not in ("Cc", "Cs"))
+    if not clean.strip():
+        raise UserError(f"{name} is blank: describe what is to be seen.")
+    return clean
+
+
+def _parse_object(text: str | bytes) -> dict[str, object]:
+    if len(text) > MAX_FILE_BYTES:
+        raise UserError(f"The story is larger than {MAX_FILE_BYTES // 1_000_000} MB: this is not a story file.")
+    try:
+        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+        fields = json.loads(text, object_pairs_hook=_unique_keys)
+    except UnicodeDecodeError as error:
+        raise UserError("The story is not UTF-8 text: save it as a JSON text file.") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"The story is not valid JSON (line {error.lineno}: {error.msg}).") from error
+    except (RecursionError, ValueError) as error:  # a nesting bomb, a number of thousands of digits
+        raise UserError("The story is not valid JSON (nested too deeply, or a number too long).") from error
+    if not isinstance(fields, dict):
+        raise UserError('The story is not a JSON object: write {"global_caption": "...", "shot1": "..."}.')
+    return fields
+
+
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise UserError(f"The story has {json.dumps(twice[:40])} twice: give every key once.")
+    return fields

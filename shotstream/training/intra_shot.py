@@ -1,0 +1,56 @@
+"""Stage 2.2.1: intra-shot self-forcing. The student rolls out one shot at a time by its own caches, while what it
+looks back at comes from real earlier shots (paper section 3.4).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from shotstream.training.batches import ShotBatch, ShotDealer
+from shotstream.training.loop import run_stage, share_of
+from shotstream.training.recipe import SelfForcingRecipe
+from shotstream.training.self_forcing import SelfForcing
+from shotstream.training.trainee import Trainee
+
+
+def train(
+    networks: SelfForcing,
+    dealer: ShotDealer,
+    recipe: SelfForcingRecipe,
+    folder: Path,
+    accelerator: Accelerator,
+    look: Callable[[Trainee, int], str] | None = None,
+) -> Trainee:
+    """Train or resume in `folder`; returns the student with averaged weights.
+
+    A step is `critic_steps` updates of the critic, each on shots of its own, and one of the student.
+    """
+    course = recipe.course
+
+    def draw(step: int, rng: random.Random) -> ShotBatch:
+        phase = course.phase(step)
+        size = share_of(phase.batch, accelerator)
+        return dealer.draw(rng, size, rng.choice(phase.chunks), phase.first).to(accelerator.device)
+
+    def take_step(step: int, rng: random.Random) -> dict[str, float]:
+        losses = []
+        for _ in range(recipe.critic_steps):
+            batch = draw(step, rng)
+            embeds = networks.embed(batch)
+            clean = networks.rolled_out(batch, embeds, networks.random_step(rng))
+            losses.append(networks.teach_critic(batch, embeds, clean, step))
+        batch = draw(step, rng)
+        loss, _ = networks.teach_student(batch, networks.embed(batch), networks.random_step(rng), step)
+        return {"student": loss, "critic": sum(losses) / len(losses)} if losses else {"student": loss}
+
+    def look_now(step: int) -> str:
+        with networks.student.averaged():
+            return look(networks.student.unwrapped, step)
+
+    run_stage("intra_shot", folder, course, accelerator, take_step, look and look_now)
+    networks.student.ema.copy_to(networks.student.trained)
+    return networks.student.unwrapped

@@ -1,0 +1,287 @@
+"""The loop that every stage runs in: progress, curves, averages, checkpoints, and stopping when it goes wrong.
+
+A stage gives one function that takes a step. All randomness of a step is seeded by (seed, step, process), so a resumed
+run draws what an uninterrupted one would have drawn. Uses accelerate, so that the same loop runs on one CPU or many
+GPUs. Knows no loss.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from shotstream.errors import UserError
+from shotstream.training.muon import Muon
+from shotstream.training.recipe import Course
+
+KEPT = 2  # checkpoints
+
+
+class Unit(nn.Module):
+    """A network as one unit of training: `forward` runs whatever function it is given on the unit, so that
+    data-parallel and sharding wrappers see every call."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, compute: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        return compute(self, *args, **options)
+
+
+class Average(EMAModel):
+    """The running average of a module's weights, which stays on their device when it is read back."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        device = self.shadow_params[0].device
+        super().load_state_dict(state_dict)
+        self.to(device)
+
+
+class Learner:
+    """A module that is being trained, wrapped for wherever it runs, with its optimisers and the average of its
+    weights."""
+
+    def __init__(self, accelerator: Accelerator, module: Unit, course: Course, lr: float | None = None) -> None:
+        self.accelerator, self.course, self.lr = accelerator, course, lr or course.lr
+        self.module = accelerator.prepare(module)
+        self.optimisers = [accelerator.prepare(o) for o in _optimisers(self.module, course, self.lr)]
+        self.trained = [p for p in self.module.parameters() if p.requires_grad]
+        self.ema = Average(self.trained, decay=course.ema)
+        accelerator.register_for_checkpointing(self.ema)
+
+    @property
+    def unwrapped(self) -> Unit:
+        return self.accelerator.unwrap_model(self.module)
+
+    def update(self, loss: Tensor, step: int) -> float:
+        """One step down `loss`; returns its value, which is no number if a gradient is none."""
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = self.lr * self.course.rate(step)
+            optimiser.zero_grad()
+        self.accelerator.backward(loss)
+        norm = self.accelerator.clip_grad_norm_(self.trained, self.course.clip)
+        for optimiser in self.optimisers:
+            optimiser.step()
+        self.ema.step(self.trained)
+        return loss.item() if math.isfinite(norm) else math.nan  # before such weights get into a checkpoint
+
+    def averaged(self) -> _Averaged:
+        """A context in which the module's weights are their average."""
+        return _Averaged(self.ema, self.trained)
+
+
+class _Averaged:
+    def __init__(self, ema: Average, parameters: list[nn.Parameter]) -> None:
+        self.ema, self.parameters = ema, parameters
+
+    def __enter__(self) -> None:
+        self.ema.store(self.parameters)
+        self.ema.copy_to(self.parameters)
+
+    def __exit__(self, *_: object) -> None:
+        self.ema.restore(self.parameters)
+
+
+def _optimisers(module: Unit, course: Course, lr: float) -> list[torch.optim.Optimizer]:
+    """AdamW, or Muon for the matrices inside blocks and AdamW for embeddings, norms, modulation and the rest."""
+    trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    matrices, rest = [], []
+    for name, parameter in trained:
+        inside = parameter.ndim == 2 and "block" in name and "relative" not in name and "lora" not in name
+        (matrices if inside and course.optimiser == "muon" else rest).append(parameter)
+    optimisers: list[torch.optim.Optimizer] = []
+    if matrices:
+        optimisers.append(Muon(matrices, lr=lr, weight_decay=course.weight_decay))
+    if rest:
+        optimisers.append(torch.optim.AdamW(rest, lr=lr, betas=course.betas[:2], weight_decay=course.weight_decay))
+    return optimisers
+
+
+def share_of(batch: int, accelerator: Accelerator) -> int:
+    """How many of a `batch` over all processes each of them takes. Raises `UserError` if there are not enough."""
+    processes = accelerator.num_processes
+    if batch < processes:
+        raise UserError(f"A batch of {batch} cannot be shared by {processes} processes: start fewer, or enlarge it.")
+    return batch // processes
+
+
+def seed_step(seed: int, step: int, process: int) -> random.Random:
+    """Seed torch for this step of this process, and return a generator for its other choices."""
+    rng = random.Random(f"{seed}/{step}/{process}")
+    torch.manual_seed(rng.getrandbits(63))
+    return rng
+
+
+def run_stage(
+    name: str,
+    folder: Path,
+    course: Course,
+    accelerator: Accelerator,
+    take_step: Callable[[int, random.Random], dict[str, float]],
+    look: Callable[[int], str] | None = None,
+) -> None:
+    """Take all steps of a stage, or those that are left after its newest checkpoint in `folder`.
+
+    `take_step(step, rng)` returns its losses by name; `look(step)` is called now and then and says what it saw. Raises
+    `UserError` naming the step and the last checkpoint when a loss is no number or leaves its range.
+    """
+    main = accelerator.is_main_process
+    folder.mkdir(parents=True, exist_ok=True)
+    start = resume(folder, accelerator)
+    log = LossLog(folder, start) if main else None
+    bar = tqdm(total=course.steps, initial=start, desc=name, unit="step", disable=not main, mininterval=1.0)
+    watch = Divergence()
+    for step in range(start, course.steps):
+        losses = take_step(step, seed_step(course.seed, step, accelerator.process_index))
+        if wrong := watch.judge(losses):
+            newest = newest_checkpoint(folder)
+            raise UserError(
+                f"The stage {name} was stopped at step {step + 1}: {wrong}. "
+                + (f"The last good checkpoint is {newest}." if newest else "There is no checkpoint before it.")
+            )
+        bar.update()
+        bar.set_postfix({key: f"{value:.4f}" for key, value in watch.running.items()}, refresh=False)
+        if log:
+            log.add(step + 1, losses)
+        done = step + 1
+        if done % course.save_every == 0 or done == course.steps:
+            save(folder, done, accelerator)
+        if main and log and (done % course.look_every == 0 or done == course.steps):
+            log.draw(name)
+            if look:
+                bar.write(f"{name} step {done}: {look(done)}")
+    bar.close()
+
+
+class Divergence:
+    """Tells when a loss is not a number any more, or far above what it was."""
+
+    def __init__(self, factor: float = 20.0, settle: int = 50) -> None:
+        self.running: dict[str, float] = {}
+        self.factor, self.settle, self.seen = factor, settle, 0
+
+    def judge(self, losses: dict[str, float]) -> str | None:
+        self.seen += 1
+        for name, value in losses.items():
+            if not math.isfinite(value):
+                return f"the {name} loss is not a number"
+            running = self.running.setdefault(name, value)
+            if self.seen > self.settle and value > self.factor * running:
+                return f"the {name} loss of {value:.3g} is far above its average of {running:.3g}"
+            self.running[name] = 0.98 * running + 0.02 * value
+        return None
+
+
+# Checkpoints: a folder is written beside its place and moved there whole, so that a kill leaves the one before.
+
+
+def save(folder: Path, step: int, accelerator: Accelerator) -> None:
+    """Write the state of everything that `accelerator` prepared or was told of."""
+    partial, final = folder / "checkpoint.partial", folder / f"checkpoint-{step:07}"
+    if accelerator.is_main_process:
+        shutil.rmtree(partial, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(partial))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(partial, final)
+        for old in _checkpoints(folder)[:-KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def resume(folder: Path, accelerator: Accelerator) -> int:
+    """Restore the newest checkpoint, if there is one; returns the number of steps done.
+
+    Raises `UserError` for a checkpoint of another configuration.
+    """
+    newest = newest_checkpoint(folder)
+    if newest is None:
+        return 0
+    try:
+        accelerator.load_state(str(newest))
+    except Exception as error:  # torch and accelerate raise nearly anything for what does not fit
+        raise UserError(
+            f"{newest} does not fit this configuration or is damaged: remove {folder} to begin the stage anew."
+        ) from error
+    return int(newest.name.rpartition("-")[2])
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    return next(iter(reversed(_checkpoints(folder))), None)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("checkpoint-*") if path.is_dir())
+
+
+class LossLog:
+    """losses.csv, its picture losses.png, and TensorBoard where that is installed."""
+
+    def __init__(self, folder: Path, start: int) -> None:
+        self.path, self.picture = folder / "losses.csv", folder / "losses.png"
+        rows = [row for row in self.rows_of(self.path) if int(row["step"]) <= start]
+        self._write(rows, "w")
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
+        except ImportError:
+            self.board = None
+
+    @staticmethod
+    def rows_of(path: Path) -> list[dict[str, str]]:
+        """The whole rows of a losses.csv: a kill may leave half of the last."""
+        if not path.exists():
+            return []
+        with path.open(newline="") as file:
+            return [row for row in csv.DictReader(file) if None not in row.values()]
+
+    def _write(self, rows: Iterable[dict[str, Any]], mode: str) -> None:
+        with self.path.open(mode, newline="") as file:
+            writer = csv.DictWriter(file, ("step", "name", "value"))
+            if mode == "w":
+                writer.writeheader()
+            writer.writerows(rows)
+
+    def add(self, step: int, losses: dict[str, float]) -> None:
+        self._write(({"step": step, "name": name, "value": value} for name, value in losses.items()), "a")
+        if self.board:
+            for name, value in losses.items():
+                self.board.add_scalar(name, value, step)
+
+    def draw(self, title: str) -> None:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+
+        curves: dict[str, list[tuple[int, float]]] = {}
+        for row in self.rows_of(self.path):
+            curves.setdefault(row["name"], []).append((int(row["step"]), float(row["value"])))
+        figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+        for name, points in curves.items():
+            steps, values = zip(*points, strict=True)
+            width = max(1, len(values) // 100)
+            means = [
+                sum(values[max(0, i - width + 1) : i + 1]) / (i + 1 - max(0, i - width + 1)) for i in range(len(values))
+            ]
+            axes.plot(steps, means, label=name)
+        axes.set(title=title, xlabel="step", ylabel="loss", yscale="log")
+        axes.legend()
+        figure.savefig(self.picture, dpi=100)
+        pyplot.close(figure)

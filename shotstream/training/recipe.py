@@ -1,0 +1,263 @@
+"""Every number of the recipe, as read from a YAML file: one value per stage, checked on reading.
+
+The files lie beside this one in `configs/`: `toy` (the shipped model), `smoke` (minutes, for tests) and `paper` (the
+published settings). Knows no stage's code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+import yaml
+
+from shotstream.errors import UserError
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a stage: until `end` (a share of all steps) batches of `batch` shots over all processes, each batch as
+    many chunks long as one of `chunks`; only first shots if `first`."""
+
+    batch: int
+    chunks: tuple[int, ...]
+    end: float = 1.0
+    first: bool = False
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a stage learns. Rates warm up, stay, and fall linearly to zero from the share `decay_from` of all steps."""
+
+    steps: int
+    lr: float
+    phases: tuple[Phase, ...]
+    optimiser: str = "adamw"  # or "muon": that for the matrices of blocks, AdamW for the rest
+    betas: tuple[float, ...] = (0.9, 0.98)
+    weight_decay: float = 0.01
+    warmup: int = 1
+    decay_from: float = 1.0
+    clip: float = 1.0
+    ema: float = 0.99
+    save_every: int = 200
+    look_every: int = 400
+    seed: int = 0
+
+    def phase(self, step: int) -> Phase:
+        """The phase that `step` falls in."""
+        return next(phase for phase in self.phases if step < phase.end * self.steps)
+
+    def rate(self, step: int) -> float:
+        """Share of the full learning rate at `step`."""
+        left = 1.0 if self.decay_from >= 1 else (1 - step / self.steps) / (1 - self.decay_from)
+        return min(1.0, (step + 1) / self.warmup, left)
+
+
+@dataclass(frozen=True)
+class AutoencoderRecipe:
+    """The pixel-art autoencoder, in groups of four frames (twice as many single frames); `decoder` goes on with its
+    decoder alone once latents are fixed. Noise in units of a latent's deviation."""
+
+    course: Course
+    decoder: Course
+    sizes: dict[str, Any] = field(default_factory=dict)  # of the network, where not its defaults
+    latent_noise: float = 0.2
+    decoder_noise: float = 0.15
+    prior_weight: float = 2e-3
+    character_weight: float = 3.0
+
+
+@dataclass(frozen=True)
+class DirectRecipe:
+    """The short way to a student, without a teacher. `sampler_levels`: share of noise levels drawn from the sampler's
+    own; `history_noise`: largest deviation of noise on context and clean chunks."""
+
+    course: Course
+    sampler_levels: float = 0.5
+    history_noise: float = 0.15
+    character_weight: float = 3.0
+    unknown_words: float = 0.02
+
+
+@dataclass(frozen=True)
+class TeacherRecipe:
+    """Stage 1 (paper section 3.2). `trained`: "all" or "self_attention". `bell` weighs noise levels as published, down
+    to zero at both ends: for a backbone that knows pictures, not where composing one from noise is to be learned."""
+
+    course: Course
+    trained: str = "all"
+    bell: bool = True
+    joint_text: bool = False  # train the text encoder too: the small model's is not pretrained
+    drop_context: float = 0.1
+    drop_text: float = 0.1
+    context_noise: float = 0.0  # largest deviation of noise on context frames
+    character_weight: float = 1.0
+    unknown_words: float = 0.0
+    sample_steps: int = 50
+    guidance: float = 6.0
+
+
+@dataclass(frozen=True)
+class CausalRecipe:
+    """Stage 2.1, causal initialisation: how many trajectories are stored, in files of `per_file`, and how the student
+    learns from them."""
+
+    course: Course
+    pairs: int
+    per_file: int = 8
+    chunks: tuple[int, ...] = (7,)
+
+
+@dataclass(frozen=True)
+class SelfForcingRecipe:
+    """Stages 2.2.1 and 2.2.2 (paper section 3.4): `course` is the generator's. `shots`: longest story that is rolled
+    out (inter-shot). `lora_rank` zero trains all weights."""
+
+    course: Course
+    critic_lr: float
+    critic_steps: int = 5
+    guidance: float = 3.0
+    shots: int = 5
+    lora_rank: int = 0
+    lora_alpha: int = 0
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """Toy stories, or a folder of `videos` with its annotation."""
+
+    stories: int = 5000
+    heldout: int = 80
+    seed: int = 1
+    videos: str = ""
+
+
+@dataclass(frozen=True)
+class ModelRecipe:
+    """The transformer's configuration where it is trained from nothing, the sampler, the picture; the caption of the
+    teacher's unconditional branch ("": zeros in place of an embedding)."""
+
+    name: str
+    transformer: dict[str, Any] = field(default_factory=dict)
+    negative_prompt: str = ""
+    text_len: int = 64
+    shift: float = 8.0
+    steps: tuple[int, ...] = (1000, 740, 500, 260)
+    chunk_frames: int = 3
+    default_chunks: int = 7
+    max_chunks: int = 7
+    height: int = 480
+    width: int = 832
+    fps: int = 16
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """`stages`: what `all` runs, in order. A stage's numbers may be left out if it is not to be run."""
+
+    stages: tuple[str, ...]
+    model: ModelRecipe
+    data: DataRecipe = DataRecipe()
+    autoencoder: AutoencoderRecipe | None = None
+    direct: DirectRecipe | None = None
+    teacher: TeacherRecipe | None = None
+    causal: CausalRecipe | None = None
+    intra_shot: SelfForcingRecipe | None = None
+    inter_shot: SelfForcingRecipe | None = None
+    precision: str = "no"  # "bf16" on a GPU
+    gradient_checkpointing: bool = False
+    look_at: int = 40  # held-out shots of each kind that sample sheets and read-back figures show
+
+
+def load_recipe(name: str) -> Recipe:
+    """The recipe of a YAML file, or of the file `configs/name.yaml`.
+
+    Raises `UserError` naming the file and the first key that is missing, unknown or of the wrong kind.
+    """
+    path = CONFIGS / f"{name}.yaml" if name in shipped_recipes() else Path(name)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"There is no training configuration {name!r}: use {', '.join(shipped_recipes())}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML.") from error
+    recipe = _build(Recipe, content, str(path))
+    _check(recipe, str(path))
+    return recipe
+
+
+def shipped_recipes() -> tuple[str, ...]:
+    """Names of the configurations beside the code."""
+    return tuple(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+
+
+def _check(recipe: Recipe, path: str) -> None:
+    """Raises `UserError` for numbers that are of the right kind and yet cannot be."""
+    if numbers := recipe.autoencoder:
+        _check_course(numbers.decoder, f"{path}: autoencoder.decoder")
+    for stage in ("autoencoder", "direct", "teacher", "causal", "intra_shot", "inter_shot"):
+        if numbers := getattr(recipe, stage):
+            _check_course(numbers.course, f"{path}: {stage}.course")
+            asked = max(count for phase in numbers.course.phases for count in phase.chunks)
+            if asked > recipe.model.max_chunks:
+                raise UserError(
+                    f"{path}: {stage} asks for {asked} chunks, model.max_chunks is {recipe.model.max_chunks}."
+                )
+    least = {"data.stories": recipe.data.stories, "data.heldout": recipe.data.heldout, "look_at": recipe.look_at}
+    if numbers := recipe.causal:
+        least |= {
+            "causal.pairs": numbers.pairs,
+            "causal.per_file": numbers.per_file,
+            "causal.chunks": len(numbers.chunks),
+        }
+    for stage in ("intra_shot", "inter_shot"):
+        if numbers := getattr(recipe, stage):
+            least |= {f"{stage}.critic_steps": numbers.critic_steps, f"{stage}.shots": numbers.shots}
+    for name, value in least.items():
+        if value < 1:
+            raise UserError(f"{path}: {name} must be at least one.")
+    if recipe.precision not in ("no", "bf16"):
+        raise UserError(f"{path}: precision is no or bf16, not {recipe.precision!r}.")
+    if recipe.teacher and recipe.teacher.trained not in ("all", "self_attention"):
+        raise UserError(f"{path}: teacher.trained is all or self_attention, not {recipe.teacher.trained!r}.")
+
+
+def _check_course(course: Course, where: str) -> None:
+    if course.steps < 1 or not course.phases or course.phases[-1].end != 1.0:
+        raise UserError(f"{where} needs at least one step, and phases of which the last ends at 1.0.")
+    if any(p.batch < 1 or not p.chunks or min(p.chunks) < 1 for p in course.phases):
+        raise UserError(f"{where}: a phase needs a batch and chunks of at least one.")
+    if course.optimiser not in ("adamw", "muon"):
+        raise UserError(f"{where}.optimiser is adamw or muon, not {course.optimiser!r}.")
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    """`value` as YAML gave it, as a `kind`: dataclasses from mappings, tuples from lists, numbers as they are."""
+    if isinstance(kind, UnionType):  # a stage's numbers, or none
+        return None if value is None else _build(get_args(kind)[0], value, where)
+    if is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise UserError(f"{where} must be a mapping.")
+        hints = get_type_hints(kind)
+        known = {f.name: f for f in fields(kind)}
+        if unknown := [key for key in value if key not in known]:
+            raise UserError(f"{where}: {unknown[0]!r} is not known here.")
+        for name, f in known.items():
+            if name not in value and f.default is MISSING and f.default_factory is MISSING:
+                raise UserError(f"{where} lacks {name!r}.")
+        return kind(**{key: _build(hints[key], item, f"{where}: {key}") for key, item in value.items()})
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list):
+            raise UserError(f"{where} must be a list.")
+        return tuple(_build(get_args(kind)[0], item, where) for item in value)
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if kind in (int, str, bool) and type(value) is kind:
+        return value
+    if get_origin(kind) is dict and isinstance(value, dict):
+        return value
+    raise UserError(f"{where} must be a {getattr(kind, '__name__', kind)}, not {value!r:.40}.")

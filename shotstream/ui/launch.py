@@ -1,0 +1,113 @@
+"""Starts the page: command-line arguments in, a running server out.
+
+Owns which arguments there are and how a mistake is told. A model in a folder is loaded before the page opens, so that a
+bad one is told where it was named; one from the Hub is fetched while the page already says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from shotstream.arguments import Parser, add_model_arguments, load_model, resolve_device, whole_number
+from shotstream.errors import UserError
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+DEFAULT_PORT = 7860
+MAX_CARD_BYTES = 20_000
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serves the page until interrupted; 2 for bad input."""
+    parser = Parser(prog="app.py", description="Direct a film while it plays.")
+    add_model_arguments(parser)
+    parser.add_argument(
+        "--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), help="(default: 127.0.0.1)"
+    )
+    port = os.environ.get("GRADIO_SERVER_PORT", str(DEFAULT_PORT))
+    parser.add_argument("--port", type=whole_number(1, 65535), default=port, help=f"(default: {DEFAULT_PORT})")
+    args = parser.parse_args(argv)
+    try:
+        serve(args)
+    except UserError as error:
+        print(f"app.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+def serve(args: argparse.Namespace) -> None:
+    """Raises `UserError` for what can be known to be wrong before the page opens."""
+    check_address(args.host, args.port)
+    resolve_device(args.device)
+
+    from shotstream.backends.in_process import InProcessBackend
+    from shotstream.models.hub import is_hub_id
+    from shotstream.models.weights import SHIPPED
+    from shotstream.ui.page import Page
+    from shotstream.ui.theme import CSS, FAVICON, SCRIPT, theme
+
+    backend = InProcessBackend(lambda: load_model(args))
+    backend.start()
+    source = args.model or os.environ.get("SHOTSTREAM_MODEL") or SHIPPED
+    page = Page(backend, about(Path(source)))
+    if not is_hub_id(str(source)):
+        backend.wait()
+    page.blocks.launch(
+        server_name=args.host,
+        server_port=args.port,
+        theme=theme(),
+        css_paths=[CSS],
+        head=f"<script>{SCRIPT.read_text()}</script>",
+        favicon_path=FAVICON,
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        share=False,
+        inbrowser=False,
+        show_error=True,
+        quiet=True,
+        prevent_thread_lock=True,
+        app_kwargs={"routes": page.routes},
+        _frontend=False,  # skips a self-check that gives a busy machine three seconds and then refuses to start
+    )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: films in progress are deleted
+    print(f"ShotStream is playing at {page.blocks.local_url} (Ctrl-C ends it).", flush=True)
+    try:
+        page.blocks.block_thread()
+    finally:
+        page.sessions.close_all()
+
+
+def about(folder: Path) -> str:
+    """What a model folder's card says first about the model, up to the end of the sentence; nothing without a card."""
+    try:
+        with open(folder / "README.md", encoding="utf-8", errors="replace") as card:
+            text = card.read(MAX_CARD_BYTES)
+    except OSError:
+        return ""
+    if text.startswith("---"):  # front matter
+        text = text.partition("\n---")[2].lstrip("-")
+    paragraphs = (" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+    prose = next((paragraph for paragraph in paragraphs if paragraph and paragraph[0] not in "#!<|-`"), "")
+    return re.sub(r"[*_`]", "", re.split(r"(?<=\w)[.:] |\.$", prose)[0])[:160]
+
+
+def check_address(host: str, port: int) -> None:
+    """Raises `UserError` if nothing can listen there."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "not an address"
+        raise UserError(
+            f"Cannot listen on {host} port {port} ({reason}): choose another with --host and --port."
+        ) from error

@@ -1,0 +1,260 @@
+"""The page: its layout, and what happens when somebody does something.
+
+Reads in the order it looks. Knows no model and no video format; the film is the session's director's, its look is
+`render`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from starlette.background import BackgroundTask
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from shotstream.backends.in_process import InProcessBackend
+from shotstream.errors import UserError
+from shotstream.story import Story, compose_caption, read_story
+from shotstream.ui import render
+from shotstream.ui.player import LivePlayer, forget_segments
+from shotstream.ui.session import Session, Sessions
+
+STORIES = Path(__file__).parents[2] / "assets" / "stories"
+CALLS = (
+    "Close-up",
+    "Wide shot",
+    "Make it look surprised",
+    "It jumps",
+    "Night falls",
+    "Transition to a wide shot of the city",
+)
+AT_ONCE: dict[str, Any] = {
+    "queue": False,  # answered without a place in Gradio's queue
+    "show_progress": "hidden",
+    "api_visibility": "private",
+    "trigger_mode": "multiple",  # a second Enter counts even while the first is under way
+}
+# page.js took the prompt out of the box when Enter was pressed; the values that Gradio has are of a moment later.
+SEND_PROMPT = "async (story, late) => [story, (await window.takenPrompt()) ?? late]"
+GIVE_BACK = "(refused) => window.giveBack(refused)"
+ALL_THE_TIME: dict[str, Any] = {
+    "show_progress": "hidden",
+    "api_visibility": "private",
+    "concurrency_limit": None,  # they only wait, on the event loop
+}
+
+
+def story_button(name: str) -> gr.Button:
+    """A button with the hero's picture, if the story has one."""
+    picture = STORIES / f"{name}.png"
+    return gr.Button(render.title(name), icon=picture if picture.exists() else None, size="sm", elem_classes="story")
+
+
+class Page:
+    """The page as Gradio's `blocks`, and the `routes` beside it. `about` says in a few words what the model is."""
+
+    def __init__(self, backend: InProcessBackend, about: str = "") -> None:
+        self.backend = backend
+        self.about = about
+        self.sessions = Sessions(backend)
+        self.routes = [
+            Route("/film/{session}", self.download),
+            Route("/still/{session}/{key:int}", self.still),
+            Route("/health", self.health),
+        ]
+        self.blocks = self._layout({path.stem: read_story(path) for path in sorted(STORIES.glob("*.json"))})
+
+    def _layout(self, stories: dict[str, Story]) -> gr.Blocks:
+        with gr.Blocks(title="ShotStream", analytics_enabled=False, fill_width=True) as blocks:
+            header = gr.HTML(render.header("Loading the model"))
+            with gr.Row(elem_id="theatre"):
+                with gr.Column(elem_id="house", scale=2, min_width=320):
+                    with gr.Column(elem_id="screen"):
+                        player = LivePlayer(
+                            streaming=True,
+                            autoplay=True,
+                            interactive=False,
+                            show_label=False,
+                            buttons=[],
+                            elem_id="film",
+                        )
+                        curtain = gr.HTML(render.EMPTY_STAGE)
+                    with gr.Row(elem_id="slate"):
+                        status = gr.HTML(render.EMPTY_SLATE, elem_id="status")
+                        gr.HTML(render.FIRST_PICTURE, elem_id="first-picture")
+                    notes = gr.HTML()
+                with gr.Column(elem_id="desk", scale=1, min_width=320):
+                    with gr.Row(elem_id="stories"):
+                        buttons = [story_button(name) for name in stories]
+                    story = gr.Textbox(
+                        label="Story",
+                        info="Who, where, in which style. Changes apply to the shots to come.",
+                        lines=3,
+                        max_lines=6,
+                        elem_id="story",
+                    )
+                    next_shot = gr.Textbox(
+                        label="Next shot",
+                        placeholder="What happens? Enter shoots it.",
+                        lines=1,
+                        max_lines=4,
+                        elem_id="next-shot",
+                    )
+                    refused = gr.Textbox(visible=False)
+                    shoot = gr.Button("Action!", variant="primary", elem_id="shoot")
+                    with gr.Row(elem_id="calls"):
+                        calls = [gr.Button(call, size="sm", elem_classes="call") for call in CALLS]
+                    with gr.Row(elem_id="controls"):
+                        stop = gr.Button("Stop", size="sm", elem_id="stop")
+                        new_film = gr.Button("New film", size="sm", elem_id="new-film")
+                        download = gr.HTML(render.download(None))
+            strip = gr.HTML(render.EMPTY_STRIP)
+            gr.HTML(render.COLOPHON)
+
+            blocks.load(self.on_model, None, header, **ALL_THE_TIME)
+            blocks.load(self.on_open, None, [player, curtain, status, notes, strip, download], **ALL_THE_TIME)
+            blocks.unload(self.on_close)
+            taken = gr.on(
+                [next_shot.submit, shoot.click], self.on_shot, [story, next_shot], refused, js=SEND_PROMPT, **AT_ONCE
+            )
+            taken.then(None, refused, None, js=GIVE_BACK, **AT_ONCE)
+            for button in calls:
+                button.click(self.on_call, [story, button], None, **AT_ONCE)
+            for button, example in zip(buttons, stories.values(), strict=True):
+                button.click(self.play(example), None, story, **AT_ONCE)
+            stop.click(self.on_stop, None, None, **AT_ONCE)
+            new_film.click(self.on_new_film, None, None, **AT_ONCE)
+        return blocks
+
+    # What people do
+
+    async def on_model(self) -> str:
+        """Says which model plays here as soon as it is there, or why there is none."""
+        try:
+            model = (await asyncio.wrap_future(self.backend.engine)).model
+        except UserError as error:
+            return render.header(str(error), wrong=True)
+        return render.header(" · ".join(filter(None, (model.name, self.about, f"on {model.device}"))))
+
+    async def on_open(self, request: gr.Request) -> AsyncIterator[tuple]:
+        """Shows the tab's film for as long as the tab is open."""
+        name = request.session_hash
+        try:
+            session = self.sessions.open(name)
+        except UserError as error:
+            yield (gr.skip(), gr.skip(), gr.skip(), render.notes(render.EMPTY, str(error)), gr.skip(), gr.skip())
+            return
+        try:
+            async for view, notice, segment in session.screen():
+                yield (
+                    segment or gr.skip(),
+                    render.curtain(view),
+                    render.status(view),
+                    render.notes(view, notice),
+                    render.strip(view, name),
+                    render.download(name if render.has_pictures(view) else None),
+                )
+        finally:
+            self.sessions.close(name)
+
+    def on_close(self, request: gr.Request) -> None:
+        """Frees what the tab held."""
+        self.sessions.close(request.session_hash)
+
+    def on_shot(self, story: str, next_shot: str, request: gr.Request) -> str:
+        """Queues the next shot and returns nothing, or says what is wrong with it and gives it back."""
+        return "" if self._direct(story, next_shot, request) else next_shot
+
+    def on_call(self, story: str, call: str, request: gr.Request) -> None:
+        """Queues one of the ready-made directions."""
+        self._direct(story, call, request)
+
+    def play(self, story: Story) -> Any:
+        """What a click on an example does: a new film, its story in the box, all its shots queued."""
+
+        def on_example(request: gr.Request) -> str:
+            session = self._begin_film(request)
+            for shot in story.shots:
+                session.director.queue_shot(story.global_caption, shot.caption)
+            return story.global_caption
+
+        return on_example
+
+    def on_stop(self, request: gr.Request) -> None:
+        session = self._session(request)
+        session.director.stop()
+        session.tell("")
+
+    def on_new_film(self, request: gr.Request) -> None:
+        self._begin_film(request)
+
+    def _begin_film(self, request: gr.Request) -> Session:
+        session = self._session(request)
+        session.director.new_film()
+        forget_segments(self.blocks, request.session_hash)
+        session.tell("")
+        return session
+
+    def _session(self, request: gr.Request) -> Session:
+        try:
+            return self.sessions.open(request.session_hash)
+        except UserError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    def _direct(self, story: str, prompt: str, request: gr.Request) -> bool:
+        """Queues a shot; False if it cannot be one, which the page then says."""
+        session = self._session(request)
+        try:
+            session.director.queue_shot(story, prompt)
+        except UserError as error:
+            session.tell(str(error))
+            return False
+        session.tell(self._length_notice(session, story, prompt))
+        return True
+
+    def _length_notice(self, session: Session, story: str, prompt: str) -> str:
+        """How much of a prompt is read, if not all of it."""
+        if self.backend.model is None:
+            return ""
+        caption = compose_caption(story, len(session.director.memory.shots), prompt)
+        used, limit = self.backend.model.text.count_tokens(caption)
+        if used <= limit:
+            return ""
+        return f"Story and shot have {used} tokens together, of which the model reads the first {limit}."
+
+    # What the browser fetches besides
+
+    def download(self, request: Request) -> Response:
+        """The film so far of an open tab, as an MP4."""
+        session = self.sessions.find(request.path_params["session"])
+        if session is None:
+            return PlainTextResponse("This film is gone: its page was closed.", 404)
+        try:
+            folder = tempfile.TemporaryDirectory(prefix="shotstream-download-")
+        except OSError as error:
+            return PlainTextResponse(f"There is no room for the film ({error.strerror}): try again later.", 507)
+        try:
+            path = Path(folder.name) / "film.mp4"
+            session.director.export(path)
+        except UserError as error:
+            folder.cleanup()
+            return PlainTextResponse(str(error), 409)
+        return FileResponse(path, filename="shotstream.mp4", background=BackgroundTask(folder.cleanup))
+
+    def still(self, request: Request) -> Response:
+        """A small picture of one of the tab's shots; it never changes."""
+        session = self.sessions.find(request.path_params["session"])
+        picture = session.director.still(request.path_params["key"]) if session else None
+        if picture is None:
+            return Response(status_code=204)  # the shot was dropped a moment ago: nothing to complain about
+        return Response(picture, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
+
+    def health(self, request: Request) -> Response:
+        """How many tabs are open, and whether the model is loaded."""
+        return JSONResponse({"sessions": len(self.sessions), "model": self.backend.model is not None})

@@ -1,0 +1,115 @@
+"""One browser tab's film: its director, the thread that shoots, and the pace at which footage goes to the screen.
+
+Owns when a segment is shown and when a session ends. Knows no layout: `screen` yields what to show, `page` shows it.
+
+A player that got its segments too early would never catch up with a stop or a new prompt, one that gets them too late
+stands still. So segments leave `LEAD` seconds before the viewer, by the wall clock, needs them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+from shotstream.director import Backend, Director
+from shotstream.errors import UserError
+from shotstream.media import Segment
+from shotstream.takes import FilmView
+
+LEAD = 1.2  # seconds
+MAX_SESSIONS = 64
+
+
+class Session:
+    """A tab. `screen` runs on the event loop, shots are made in a thread of its own."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.director = Director(backend, self._changed)
+        self.notice = ""  # one sentence beside the film, such as how much of a long prompt is read
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._news = asyncio.Event()
+        threading.Thread(target=self._shoot, name="shoot", daemon=True).start()
+
+    def tell(self, notice: str) -> None:
+        """Shows a sentence, or none."""
+        self.notice = notice
+        self._changed()
+
+    async def screen(self) -> AsyncIterator[tuple[FilmView, str, Segment | None]]:
+        """The film as it is to be shown: a view and a notice whenever they change, and segments when they are due.
+
+        One stream for as long as the session is open, through idle times and new films alike.
+        """
+        self._loop = asyncio.get_running_loop()
+        seen, ends_at = None, 0.0  # the wall-clock time at which the viewer will have seen everything that was sent
+        while not self.director.closed:
+            self._news.clear()
+            view, notice = self.director.view(), self.notice
+            now, segment = time.monotonic(), None
+            if ends_at - now <= LEAD and (segment := self.director.next_segment()):
+                ends_at = max(ends_at, now) + segment.duration
+            if segment or (view, notice) != seen:
+                seen = view, notice
+                yield view, notice, segment
+            else:
+                patience = ends_at - now - LEAD if self.director.has_unshown() else None
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._news.wait(), patience)
+
+    def close(self) -> None:
+        """Ends the film and frees what it holds; a running shot is cancelled at the engine's next sign of life."""
+        self.director.close()
+
+    def _shoot(self) -> None:
+        while self.director.shoot_next():
+            pass
+
+    def _changed(self) -> None:
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the server is shutting down
+                self._loop.call_soon_threadsafe(self._news.set)
+
+
+class Sessions:
+    """The open tabs of a page, by Gradio's session hash (a new one for every page load)."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._open: dict[str, Session] = {}
+        self._closed: deque[str] = deque(maxlen=1000)
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def open(self, name: str) -> Session:
+        """The session of that name, begun if need be: a prompt may be faster than the screen. Raises UserError when
+        there are too many, or when it was closed (a stray request must not begin what nobody would end)."""
+        with self._lock:
+            if name in self._closed:
+                raise UserError("This page was closed: reload it.")
+            if name not in self._open:
+                if len(self._open) >= MAX_SESSIONS:
+                    raise UserError(f"All {MAX_SESSIONS} seats are taken: try again in a few minutes.")
+                self._open[name] = Session(self._backend)
+            return self._open[name]
+
+    def find(self, name: str) -> Session | None:
+        return self._open.get(name)
+
+    def close(self, name: str) -> None:
+        """Ends the session of that name, if there is one."""
+        with self._lock:
+            session = self._open.pop(name, None)
+            self._closed.append(name)
+        if session:
+            session.close()
+
+    def close_all(self) -> None:
+        """Ends every session."""
+        for name in list(self._open):
+            self.close(name)

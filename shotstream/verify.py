@@ -1,0 +1,53 @@
+"""`verify`: replay a recording of the published procedure through the ordinary loader and engine.
+
+Tells on any machine whether its device, dtype and attention backend give the published latents. Owns how far apart they
+may be; what is compared is `replay`'s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+from shotstream.arguments import add_device_arguments, resolve_device, resolve_dtype
+
+STORY_TOLERANCE = 1e-4
+CALL_TOLERANCE = 2e-5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("stem", type=Path, help="recording without its endings .json, .pt and .safetensors")
+    parser.add_argument(
+        "--tolerance",
+        type=_tolerance,
+        help=f"largest difference allowed (default: {STORY_TOLERANCE:g}, for single calls {CALL_TOLERANCE:g})",
+    )
+    parser.add_argument("--teacher", type=Path, help="also compare a recorded call of the bidirectional teacher")
+    add_device_arguments(parser)
+    parser.set_defaults(dtype="float32")  # what recordings are made in
+
+
+def run(args: argparse.Namespace) -> int:
+    from shotstream.replay import differences
+
+    device = resolve_device(args.device)
+    dtype = resolve_dtype(args.dtype, device)
+    sound = True
+    for found in differences(args.stem, device, dtype, args.attention, args.teacher):
+        allowed = args.tolerance or (CALL_TOLERANCE if found.single_call else STORY_TOLERANCE)
+        within = found.largest <= allowed  # not a number is not within
+        sound &= within
+        print(f"{found.what:<28} {found.largest:9.2e}  {'ok' if within else 'TOO LARGE'}", flush=True)
+    print("sound" if sound else "not sound: this device, dtype or attention backend changes the result")
+    return 0 if sound else 1
+
+
+def _tolerance(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a positive number")
+    return value

@@ -1,0 +1,93 @@
+"""The real page in a real browser: `app.py` as a process of its own, Chromium without a window."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from browsing import ROOT, App, Tab, answers, wait_for
+
+from shotstream.models.random_model import save_random_model
+from shotstream.models.weights import SHIPPED
+from shotstream.sampler import Schedule
+
+CHROMIUM_OPTIONS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PATIENCE = 240  # seconds, for a machine that trains a model meanwhile; what is promised is measured elsewhere
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, driven by Playwright."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program, args=CHROMIUM_OPTIONS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    """The page with the shipped model, or with random weights where that is missing."""
+    model = SHIPPED
+    if not (SHIPPED / "model_index.json").exists():
+        schedule = Schedule(default_chunks=3, max_chunks=7)
+        model = save_random_model(tmp_path_factory.mktemp("model"), vae="PixelAutoencoder", schedule=schedule)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    temporary = tmp_path_factory.mktemp("app")
+    command = [sys.executable, str(ROOT / "app.py"), "--port", str(port), "--model", str(model)]
+    environment = os.environ | {"TMPDIR": str(temporary), "HF_HUB_OFFLINE": "1"}
+    with open(temporary / "log", "wb") as log:
+        process = subprocess.Popen(command, cwd=temporary, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    app = App(url, process)
+    try:
+        wait_for(lambda: answers(app), PATIENCE, lambda: f"no page: {(temporary / 'log').read_text()}")
+        yield app
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
+
+
+@pytest.fixture
+def open_tab(browser, app: App) -> Iterator:
+    """Opens tabs; afterwards none of them may have anything to complain about."""
+    contexts, tabs = [], []
+
+    def open_tab(width: int = 1280, height: int = 800, **options) -> Tab:
+        context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True, **options)
+        tab = Tab(context.new_page())
+        tab.watch(app.url)
+        context.set_default_timeout(PATIENCE * 1000)
+        contexts.append(context)
+        tabs.append(tab)
+        tab.page.goto(app.url)
+        tab.page.wait_for_selector("#next-shot textarea")
+        tab.wait_until(
+            "document.querySelector('#model').textContent.length > 0 && !document.querySelector('#model.loading')"
+        )
+        return tab
+
+    yield open_tab
+    complaints = [complaint for tab in tabs for complaint in tab.complaints]
+    for context in contexts:
+        context.close()
+    assert complaints == []

@@ -1,0 +1,102 @@
+"""`bench`: the arithmetic it claims is the arithmetic done, and its figures agree with each other."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from shotstream import bench
+from shotstream.models.cache import ShotCache
+from shotstream.models.rope import rope_phases
+from shotstream.models.transformer import ShotTransformer
+
+NUMBERS = {"dim": 96, "ffn_dim": 160, "num_heads": 2, "num_layers": 3, "text_dim": 32, "text_len": 12, "freq_dim": 32}
+
+
+@pytest.mark.parametrize("stop", [3, 9])
+def test_counted_flops_are_those_that_torch_sees(stop):
+    rows, columns, context, frames = 4, 6, 6, 3
+    transformer = ShotTransformer(**NUMBERS)
+    grid = transformer.patch_grid(rows, columns)
+    device = torch.device("cpu")
+    cache = ShotCache.allocate(
+        layers=3, heads=2, head_dim=48, context_frames=context, local_frames=9, frame_tokens=6, device=device,
+        dtype=torch.float32,
+    )  # fmt: skip
+    caption = transformer.embed_captions(torch.randn(1, 12, 32))
+    phases = rope_phases(torch.arange(6 + stop - frames, 6 + stop), torch.ones(frames), grid, 48, device)
+    on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # which the counter does not know
+    counter = FlopCounterMode(
+        display=False, custom_mapping={on_cpu: lambda q, k, v, *_, out_shape=None, **__: sdpa_flop_count(q, k, v)}
+    )
+    with torch.no_grad(), counter:
+        transformer.forward_cached(
+            torch.randn(1, frames, 16, rows, columns), torch.full((1, 1), 500.0), caption, phases,
+            cache.chunk_windows(stop),
+        )  # fmt: skip
+    assert bench.transformer_flops(transformer, frames, context + stop, rows, columns) == counter.get_total_flops()
+
+
+def test_published_size_is_what_the_facts_say():
+    """A full-size call on the last chunk of a shot, in the middle of which about 36 TFLOP were counted elsewhere."""
+    with torch.device("meta"):
+        transformer = ShotTransformer()
+    middle = bench.transformer_flops(transformer, 3, 6 + 12, 60, 104)
+    assert 25e12 < middle < 45e12
+
+
+def test_figures_agree_with_each_other(random_model):
+    report = bench.measure(random_model, shots=2, chunks=2)
+    assert (report.shots, report.chunks, report.frames) == (2, 2, 42)
+    assert (report.width, report.height) == (48, 32)
+    assert 0 < report.first_pixels_seconds < report.first_segment_seconds
+    assert 0 < report.fps < report.fps_without_vae
+    assert list(report.stages) == list(bench.STAGES)
+    assert all(stage.milliseconds > 0 for stage in report.stages.values())
+    assert 0.5 < sum(stage.share for stage in report.stages.values()) <= 1  # the rest is Python between the stages
+    total = report.frames / report.fps * 1000
+    times = {"shot": 2, "chunk": 4, "chunk but the last": 2}
+    for stage in report.stages.values():
+        assert stage.milliseconds * times[stage.unit] == pytest.approx(stage.share * total)
+    assert report.denoise_share_of_matmul == pytest.approx(
+        report.denoise_flops_per_second / report.matmul_flops_per_second
+    )
+    text = bench.table(report)
+    assert all(label in text for label, _ in bench.STAGES.values())
+    assert f"{report.fps:.2f} FPS" in text
+
+
+def test_bare_config_with_one_chunk_and_another_size(tmp_path, capsys):
+    from shotstream.__main__ import main
+
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(NUMBERS))
+    options = ["--height", "32", "--width", "64", "--chunks", "1", "--shots", "1", "--device", "cpu"]
+    assert main(["bench", "--config", str(config), "--json", *options]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["width"], report["height"], report["frames"]) == (64, 32, 9)
+    assert report["stages"]["cache_pass"]["milliseconds"] == 0  # the last chunk leaves nothing behind
+
+
+@pytest.mark.parametrize(
+    "content, options, words",
+    [
+        ("{}", ["--model", "somewhere"], "not both"),
+        ("[", [], "not valid JSON"),
+        ('{"dim": -1}', [], "dim"),
+        ('{"dim": 97, "num_heads": 2}', [], "does not divide"),
+        (json.dumps(NUMBERS), ["--height", "33"], "height"),
+        (json.dumps(NUMBERS), ["--chunks", "9", "--height", "32", "--width", "32"], "chunks"),
+    ],
+)
+def test_bad_input_is_told_in_one_sentence(tmp_path, capsys, content, options, words):
+    from shotstream.__main__ import main
+
+    config = tmp_path / "config.json"
+    config.write_text(content)
+    assert main(["bench", "--config", str(config), "--device", "cpu", *options]) == 2
+    message = capsys.readouterr().err
+    assert words in message and message.count("\n") == 1

@@ -1,0 +1,354 @@
+"""The command line as a stranger meets it: real processes and files, exit codes, one sentence for every mistake."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from shotstream.__main__ import COMMANDS, main
+from shotstream.media import enlargement
+from shotstream.story import read_story
+
+STORY = {
+    "global_caption": "A red square in a desert at dawn. ",
+    "shot1": "It waits <b>here</b>.",
+    "shot2": "Close-up ☀.",
+}
+FRAMES_OF_TWO_CHUNKS = 21  # 1 + 4 * (2 chunks of 3 latent frames - 1)
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "shotstream", *map(str, arguments)]
+
+
+def run(*arguments: object, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=240, **options)
+
+
+def refused(*arguments: object, **options) -> str:
+    """Runs a command that must end with exit code 2 and a single sentence, which it returns."""
+    result = run(*arguments, **options)
+    assert result.returncode == 2, result.stderr
+    return only_sentence(result.stderr)
+
+
+def only_sentence(errors: str) -> str:
+    """The one sentence on the error output, besides the progress bar and notes about cut prompts."""
+    lines = [line for line in errors.splitlines() if line.strip() and "chunk/s]" not in line]
+    lines = [line for line in lines if not line.startswith("Note: ")]
+    assert len(lines) == 1 and "Traceback" not in lines[0], errors
+    return lines[0]
+
+
+@pytest.fixture
+def story(tmp_path: Path) -> Path:
+    path = tmp_path / "story.json"
+    path.write_text(json.dumps(STORY), encoding="utf-8")
+    return path
+
+
+def pictures(path: Path) -> tuple[list[Fraction], np.ndarray]:
+    """Presentation times in seconds and pixels [t, H, W, 3] of a film."""
+    with av.open(path) as film:
+        frames = list(film.decode(video=0))
+    return [frame.pts * frame.time_base for frame in frames], np.stack([f.to_ndarray(format="rgb24") for f in frames])
+
+
+@pytest.fixture(scope="module")
+def made(random_model_folder: Path, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A folder with film.mp4 and frames/, made by the real command, and what the command said."""
+    folder = tmp_path_factory.mktemp("made")
+    story = STORY | {"comment": "not ours"}
+    (folder / "story.json").write_text(json.dumps(story), encoding="utf-8")
+    result = run(
+        "film", folder / "story.json", "-o", folder / "film.mp4", "--frames", folder / "frames",
+        "--model", random_model_folder, "--chunks", 2, "--seed", 3, "--device", "cpu",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return folder, result
+
+
+def test_film_plays_everywhere(made):
+    folder, _ = made
+    with av.open(folder / "film.mp4") as film:
+        stream = film.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        assert stream.average_rate == 16 and stream.frames == 2 * FRAMES_OF_TWO_CHUNKS
+        assert not film.streams.audio
+    data = (folder / "film.mp4").read_bytes()
+    assert 0 < data.index(b"moov") < data.index(b"mdat")  # a browser starts before it has the whole file
+
+
+def test_film_has_every_frame_once_at_its_time(made):
+    folder, _ = made
+    times, _ = pictures(folder / "film.mp4")
+    assert times == [Fraction(number, 16) for number in range(2 * FRAMES_OF_TWO_CHUNKS)]
+
+
+def test_chapters_are_shots_titled_by_their_captions(made):
+    folder, _ = made
+    with av.open(folder / "film.mp4") as film:
+        chapters = film.chapters()
+    cut = Fraction(FRAMES_OF_TWO_CHUNKS, 16)
+    assert [chapter["metadata"]["title"] for chapter in chapters] == [STORY["shot1"], STORY["shot2"]]
+    # MP4 keeps chapters in milliseconds
+    assert [round(c["start"] * c["time_base"] * 1000) for c in chapters] == [0, round(cut * 1000)]
+    assert [round(c["end"] * c["time_base"] * 1000) for c in chapters] == [round(cut * 1000), round(2 * cut * 1000)]
+
+
+def test_frames_are_the_film_at_its_own_size(made, random_model_folder):
+    folder, _ = made
+    files = sorted((folder / "frames").iterdir())
+    assert [file.name for file in files] == [f"frame{i:05}.png" for i in range(2 * FRAMES_OF_TWO_CHUNKS)]
+    small = np.stack([np.asarray(Image.open(file)) for file in files]).astype(float)
+    _, large = pictures(folder / "film.mp4")
+    scale = enlargement(small.shape[2], small.shape[1])
+    assert scale > 1 and large.shape == (len(files), small.shape[1] * scale, small.shape[2] * scale, 3)
+    # random weights make noise whose colour yuv420p cannot keep exactly, but every picture is its own
+    middle = large[:, scale // 2 :: scale, scale // 2 :: scale].astype(float)
+    distance = np.abs(middle[:, None] - small[None]).mean(axis=(2, 3, 4))
+    assert (distance.argmin(axis=1) == np.arange(len(files))).mean() > 0.9
+
+
+def test_film_tells_speed_and_what_it_left_out(made):
+    _, result = made
+    assert re.search(r"42 frames", result.stdout)
+    assert re.search(r"[\d.]+ FPS end to end", result.stdout) and "first chunk after" in result.stdout
+    assert '"comment"' in result.stderr
+    assert "4/4" in result.stderr  # the bar counts chunks
+
+
+def test_same_seed_same_film(made, random_model_folder, story):
+    folder, _ = made
+    for seed, same in ((3, True), (4, False)):
+        output = story.with_name(f"{seed}.mp4")
+        result = run(
+            "film",
+            story,
+            "-o",
+            output,
+            "--model",
+            random_model_folder,
+            "--chunks",
+            2,
+            "--seed",
+            seed,
+            "--device",
+            "cpu",
+        )
+        assert result.returncode == 0, result.stderr
+        assert (output.read_bytes() == (folder / "film.mp4").read_bytes()) == same
+    assert sorted(file.name for file in story.parent.iterdir()) == ["3.mp4", "4.mp4", "story.json"]
+
+
+def test_a_stranger_needs_no_options(tmp_path):
+    """README's line: an example story and the shipped model, from anywhere."""
+    example = Path(__file__).parents[1] / "assets" / "stories" / "a-star-in-the-desert.json"
+    environment = {name: value for name, value in os.environ.items() if name != "SHOTSTREAM_MODEL"}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[1])
+    result = run("film", example, "-o", "film.mp4", "--chunks", 1, cwd=tmp_path, env=environment)
+    assert result.returncode == 0, result.stderr
+    times, picture = pictures(tmp_path / "film.mp4")
+    assert len(times) == 9 * len(read_story(example).shots)
+    assert picture.shape[1:] == (512, 768, 3)
+
+
+def test_long_prompt_is_cut_and_told(random_model_folder, story):
+    story.write_text(json.dumps(STORY | {"shot2": "word " * 2000}), encoding="utf-8")
+    output = story.with_name("film.mp4")
+    result = run("film", story, "-o", output, "--model", random_model_folder, "--chunks", 1, "--device", "cpu")
+    assert result.returncode == 0, result.stderr
+    used, limit = map(int, re.search(r"shot 2 has (\d+) tokens, of which the first (\d+)", result.stderr).groups())
+    assert used > 2000 > limit
+
+
+def test_interrupt_keeps_the_film_so_far(random_model_folder, story):
+    story.write_text(json.dumps(STORY | {f"shot{i}": "It goes on." for i in range(1, 1001)}), encoding="utf-8")
+    output = story.with_name("film.mp4")
+    film = command("film", story, "-o", output, "--model", random_model_folder, "--chunks", 2, "--device", "cpu")
+
+    def heed_interrupts() -> None:  # a shell's background jobs, and what they start, are made to ignore them
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL}
+    with subprocess.Popen(film, **pipes, preexec_fn=heed_interrupts) as process:
+        try:
+            told = ""
+            while not re.search(r"\D[3-9]/2000", told):  # three chunks are made
+                piece = os.read(process.stderr.fileno(), 4096).decode()
+                assert piece, told
+                told += piece
+            process.send_signal(signal.SIGINT)
+            rest = process.communicate(timeout=120)[1].decode()
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert "Traceback" not in rest
+    kept = int(re.search(r"film so far \((\d+) frames\)", rest).group(1))
+    times, _ = pictures(output)
+    assert len(times) == kept >= 30
+    assert sorted(file.name for file in story.parent.iterdir()) == ["film.mp4", "story.json"]
+
+
+def test_lack_of_memory_keeps_the_film_so_far(random_model_folder, story, exhaust_memory):
+    """In this process, so that memory can end in the middle of the first shot's second chunk."""
+    output = story.with_name("film.mp4")
+    exhaust_memory(7)
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors):
+        told = ["film", str(story), "-o", str(output), "--model", str(random_model_folder), "--chunks", "2"]
+        assert main([*told, "--device", "cpu"]) == 2
+    message = only_sentence(errors.getvalue())
+    assert "Not enough memory on cpu" in message and "film so far (9 frames)" in message
+    times, _ = pictures(output)
+    assert len(times) == 9
+
+
+def test_full_disk_keeps_the_film_so_far(random_model_folder, story):
+    """A limit on the size of files stands in for a full disk: writing fails in the middle, with the same OSError."""
+    resource = pytest.importorskip("resource", reason="needs Unix limits")
+    story.write_text(json.dumps(STORY | {f"shot{i}": "It goes on." for i in range(1, 101)}), encoding="utf-8")
+    limit = 200_000
+    message = refused(
+        "film", story, "-o", story.with_name("film.mp4"), "--model", random_model_folder, "--chunks", 2,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )  # fmt: skip
+    assert "Cannot go on writing the film" in message
+    kept, name = re.search(r"film so far \((\d+) frames\) is in (.+)\.$", message).groups()
+    times, _ = pictures(Path(name))
+    assert len(times) == int(kept) >= 9
+
+
+def test_help_tells_of_every_command(capsys):
+    listed = run("--help")
+    assert listed.returncode == 0
+    for name in COMMANDS:
+        assert name in listed.stdout
+        with pytest.raises(SystemExit) as ended:
+            main([name, "--help"])
+        assert ended.value.code == 0
+        assert name in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments", [["film", "story.json", "--chunks", "many"], *([name, "--help"] for name in COMMANDS)]
+)
+def test_help_and_mistakes_import_no_torch(arguments):
+    """Told in a tenth of a second, not in ten."""
+    script = (
+        "import sys; from shotstream.__main__ import main\n"
+        f"try: main({arguments!r})\n"
+        "except SystemExit: print('torch' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert result.stdout.splitlines()[-1] == "False", result.stderr
+
+
+def test_mistyped_command():
+    assert "filn" in refused("filn")
+    assert "COMMAND" in refused()
+
+
+BAD_OPTIONS = {
+    "seed is text": (["--seed", "one"], "'one' is not a whole number"),
+    "negative seed": (["--seed=-1"], "'-1' is not a whole number"),
+    "absurd seed": (["--seed", "9" * 5000], "is not a whole number"),
+    "no chunks": (["--chunks", "0"], "'0' is not a whole number"),
+    "absurd chunks": (["--chunks", "1000000"], "is not a whole number"),
+    "fraction of a chunk": (["--chunks", "1.5"], "is not a whole number"),
+    "unknown dtype": (["--dtype", "float13"], "float13"),
+    "unknown option": (["--sed", "1"], "--sed"),
+}
+
+
+@pytest.mark.parametrize("options, words", BAD_OPTIONS.values(), ids=BAD_OPTIONS.keys())
+def test_bad_numbers_are_told_at_once(story, options, words):
+    assert words in refused("film", story, "-o", story.with_name("film.mp4"), *options)
+
+
+BAD_FILES = {
+    "malformed": (b"{", "not valid JSON"),
+    "binary": (bytes(range(256)), "not UTF-8"),
+    "huge": (b" " * 1_500_000, "larger than"),
+    "no shots": (b'{"global_caption": "a"}', "no shots"),
+    "blank prompt": (b'{"global_caption": "a", "shot1": "  "}', "blank"),
+}
+
+
+@pytest.mark.parametrize("data, words", BAD_FILES.values(), ids=BAD_FILES.keys())
+def test_bad_stories_are_told_at_once(story, data, words):
+    story.write_bytes(data)
+    message = refused("film", story, "-o", story.with_name("film.mp4"))
+    assert words in message and str(story) in message
+    assert [file.name for file in story.parent.iterdir()] == ["story.json"]
+
+
+def test_missing_story(tmp_path):
+    assert "none.json" in refused("film", tmp_path / "none.json")
+
+
+BAD_MODELS = {
+    "no such device": (["--device", "cuda:99"], "cuda"),
+    "unknown device": (["--device", "toaster"], "toaster"),
+    "more chunks than trained": (["--chunks", "5"], "from 1 to 4"),
+    "unknown attention": (["--attention", "best"], "best"),
+    "no such folder": (["--model", "none/such/folder"], "none/such/folder"),
+}
+
+
+@pytest.mark.parametrize("options, words", BAD_MODELS.values(), ids=BAD_MODELS.keys())
+def test_bad_models_and_devices(story, random_model_folder, options, words):
+    """In this process: each of these has torch imported before it can be told."""
+    output = story.with_name("film.mp4")
+    told = ["film", str(story), "-o", str(output), "--model", str(random_model_folder), "--device", "cpu", *options]
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors):
+        assert main(told) == 2
+    assert words in only_sentence(errors.getvalue())
+    assert [file.name for file in story.parent.iterdir()] == ["story.json"]
+
+
+def test_damaged_weights_name_the_tensor(story, random_model_folder, tmp_path):
+    """A tensor of the wrong shape, and one too few: the message names it."""
+    for change in ("shape", "missing"):
+        folder = tmp_path / change
+        shutil.copytree(random_model_folder, folder)
+        file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+        tensors = load_file(file)
+        wrong = tensors.pop("blocks.1.ffn.0.weight")
+        if change == "shape":
+            tensors["blocks.1.ffn.0.weight"] = wrong[:-1].clone()
+        save_file(tensors, file)
+        errors = io.StringIO()
+        with contextlib.redirect_stderr(errors):
+            output = tmp_path / "film.mp4"
+            assert main(["film", str(story), "-o", str(output), "--model", str(folder), "--device", "cpu"]) == 2
+        assert "blocks.1.ffn.0.weight" in only_sentence(errors.getvalue())
+
+
+def test_unwritable_output_is_told_before_anything_is_made(story, tmp_path):
+    """The model does not exist: had it been looked for first, the message would be another."""
+    (tmp_path / "folder.mp4").mkdir()
+    for output in (tmp_path / "no such folder" / "film.mp4", tmp_path / "folder.mp4", tmp_path / "film.avi"):
+        assert f"Cannot write {output}" in refused("film", story, "-o", output, "--model", tmp_path / "no model")
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "frame00000.png").write_bytes(b"")
+    for frames, words in ((tmp_path / "old", "not empty"), (story, "Cannot write frames")):
+        options = ["-o", tmp_path / "film.mp4", "--frames", frames, "--model", tmp_path / "no model"]
+        assert words in refused("film", story, *options)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["folder.mp4", "old", "story.json"]

@@ -1,0 +1,298 @@
+"""The engine: one shot is the same however it is made, whoever makes another meanwhile, and wherever it was stopped."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from shotstream.engine import Engine
+from shotstream.errors import UserError
+from shotstream.events import Chunk, Event, Progress, ShotDone, ShotRequest
+from shotstream.memory import Memory
+from shotstream.models.random_model import save_random_model
+from shotstream.models.weights import load_model
+
+CAPTIONS = ("a fox in the snow shot0:it runs", "a fox in the snow shot1:close shot", "a fox in the snow shot2:night")
+
+
+@pytest.fixture(scope="module")
+def engine(random_model) -> Engine:
+    return Engine(random_model)
+
+
+def chunks_of(events: list[Event]) -> list[Chunk]:
+    return [event for event in events if isinstance(event, Chunk)]
+
+
+def latents_of(events: list[Event]) -> torch.Tensor:
+    return torch.cat([chunk.latents for chunk in chunks_of(events)])
+
+
+def frames_of(events: list[Event]) -> np.ndarray:
+    return np.concatenate([chunk.frames for chunk in chunks_of(events)])
+
+
+def film(engine: Engine, lengths: tuple[int, ...] = (2, 3), seed: int = 0) -> Memory:
+    memory = Memory()
+    for caption, chunks in zip(CAPTIONS, lengths, strict=False):
+        memory = list(engine.shoot(ShotRequest(caption, memory, seed, chunks)))[-1].memory
+    return memory
+
+
+def assert_same_memory(a: Memory, b: Memory, **tolerance) -> None:
+    for x, y in zip(a.shots, b.shots, strict=True):
+        assert (x.caption, x.seed, x.num_frames, x.offsets) == (y.caption, y.seed, y.num_frames, y.offsets)
+        torch.testing.assert_close(x.latents, y.latents, **tolerance)
+
+
+def test_the_events_of_a_shot(engine):
+    events = list(engine.shoot(ShotRequest(CAPTIONS[0], num_chunks=3)))
+    assert [chunk.index for chunk in chunks_of(events)] == [0, 1, 2]
+    assert [chunk.frames.shape for chunk in chunks_of(events)] == [(9, 32, 48, 3), (12, 32, 48, 3), (12, 32, 48, 3)]
+    assert all(chunk.frames.dtype == np.uint8 and chunk.num_chunks == 3 for chunk in chunks_of(events))
+    assert all(chunk.latents.shape == (3, 16, 8, 12) for chunk in chunks_of(events))
+    steps = [(e.chunk, e.step) for e in events if isinstance(e, Progress) and e.stage == "denoise"]
+    assert steps == [(chunk, step) for chunk in range(3) for step in range(4)]
+    done = events[-1]
+    assert isinstance(done, ShotDone) and done.memory.shots == (done.shot,)
+    assert done.shot.num_frames == 33 and done.shot.offsets[0] == 0 and done.shot.offsets[-1] == 32
+    assert done.shot.latents.shape == (len(done.shot.offsets), 16, 8, 12)
+    assert np.array_equal(done.shot.thumbnail, frames_of(events)[done.shot.offsets[len(done.shot.offsets) // 2]])
+    stages = {"text", "context_encode", "context_pass", "denoise", "cache_pass", "decode"}
+    assert set(done.seconds) == stages and all(seconds > 0 for seconds in done.seconds.values())
+
+
+def test_default_length_and_one_chunk(engine, random_model):
+    assert len(chunks_of(list(engine.shoot(ShotRequest(CAPTIONS[0]))))) == random_model.default_chunks
+    events = list(engine.shoot(ShotRequest(CAPTIONS[0], num_chunks=1)))
+    assert len(frames_of(events)) == 9 and events[-1].shot.num_frames == 9
+
+
+def test_pixels_leave_before_the_cache_pass_and_the_last_pass_is_not_made(engine, random_model):
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    hook = random_model.transformer.head.register_forward_hook(count)
+    try:
+        at_chunk = []
+        for event in engine.shoot(ShotRequest(CAPTIONS[0], num_chunks=3)):
+            if isinstance(event, Chunk):
+                at_chunk.append(calls)
+    finally:
+        hook.remove()
+    assert at_chunk == [5, 10, 15]  # context pass and four steps; then a cache pass and four steps each
+    assert calls == 15
+
+
+def test_same_seed_same_film_other_seed_other_film(engine, random_model):
+    request = ShotRequest(CAPTIONS[1], film(engine), 5, 2)
+    once, again = (list(maker.shoot(request)) for maker in (engine, Engine(random_model)))
+    assert torch.equal(latents_of(once), latents_of(again))
+    assert np.array_equal(frames_of(once), frames_of(again))
+    assert_same_memory(once[-1].memory, again[-1].memory, atol=0, rtol=0)
+    other = latents_of(list(engine.shoot(replace(request, seed=6))))
+    assert (other - latents_of(once)).abs().mean() > 0.1
+
+
+def test_the_shot_depends_on_caption_and_on_the_film_so_far(engine):
+    memory = film(engine)
+    base = latents_of(list(engine.shoot(ShotRequest(CAPTIONS[2], memory, 1, 1))))
+    for other in (
+        ShotRequest(CAPTIONS[1], memory, 1, 1),
+        ShotRequest(CAPTIONS[2], Memory(memory.shots[:1]), 1, 1),
+        ShotRequest(CAPTIONS[2], film(engine, seed=3), 1, 1),
+    ):
+        assert (latents_of(list(engine.shoot(other))) - base).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("done", [1, 2, 3])
+def test_a_shot_continued_equals_one_made_at_once(engine, done):
+    request = ShotRequest(CAPTIONS[2], film(engine), 11, 4)
+    whole = list(engine.shoot(request))
+    prefix = latents_of(whole)[: 3 * done]
+    rest = list(engine.shoot(replace(request, prefix=prefix)))
+    assert [chunk.index for chunk in chunks_of(rest)] == list(range(done, 4))
+    torch.testing.assert_close(latents_of(rest), latents_of(whole)[3 * done :], atol=1e-4, rtol=0)
+    assert np.array_equal(frames_of(rest), frames_of(whole)[1 + 4 * (3 * done - 1) :])
+    assert_same_memory(rest[-1].memory, whole[-1].memory, atol=1e-4, rtol=0)
+
+
+def test_a_shot_ended_early_is_remembered_as_it_is(engine):
+    whole = list(engine.shoot(ShotRequest(CAPTIONS[0], num_chunks=4)))
+    cut = list(engine.shoot(ShotRequest(CAPTIONS[0], num_chunks=2, prefix=latents_of(whole)[:6])))
+    assert chunks_of(cut) == []
+    assert cut[-1].shot.num_frames == 21
+    short = list(engine.shoot(ShotRequest(CAPTIONS[0], num_chunks=2)))
+    assert_same_memory(cut[-1].memory, short[-1].memory, atol=1e-4, rtol=0)
+
+
+def test_two_interleaved_sessions_equal_separate_ones(random_model):
+    engine = Engine(random_model)
+    memories = [film(engine, seed=1), film(engine, lengths=(1,), seed=2)]
+    requests = [ShotRequest(CAPTIONS[i + 1], memories[i], seed=i, num_chunks=2 + i) for i in range(2)]
+    alone = [list(engine.shoot(request)) for request in requests]
+
+    iterators: list[Iterator[Event]] = [engine.shoot(request) for request in requests]
+    together: list[list[Event]] = [[], []]
+    while any(iterators):
+        for i, iterator in enumerate(iterators):
+            event = next(iterator, None) if iterator else None
+            if event is None:
+                iterators[i] = None
+            else:
+                together[i].append(event)
+    for one, other in zip(alone, together, strict=True):
+        assert torch.equal(latents_of(one), latents_of(other))
+        assert np.array_equal(frames_of(one), frames_of(other))
+        assert_same_memory(one[-1].memory, other[-1].memory, atol=0, rtol=0)
+
+
+def test_shots_from_several_threads_equal_separate_ones(engine):
+    requests = [ShotRequest(CAPTIONS[i], film(engine, lengths=(1,) * i), seed=i, num_chunks=2) for i in range(3)]
+    alone = [list(engine.shoot(request)) for request in requests]
+    with ThreadPoolExecutor(len(requests)) as pool:
+        together = list(pool.map(lambda request: list(engine.shoot(request)), requests))
+    for one, other in zip(alone, together, strict=True):
+        assert torch.equal(latents_of(one), latents_of(other))
+        assert_same_memory(one[-1].memory, other[-1].memory, atol=0, rtol=0)
+
+
+def test_a_saved_memory_gives_a_byte_identical_next_shot(engine, tmp_path):
+    memory = film(engine)
+    memory.save(tmp_path / "film")
+    request = ShotRequest(CAPTIONS[2], memory, 4, 2)
+    first = list(engine.shoot(request))
+    second = list(engine.shoot(replace(request, memory=Memory.load(tmp_path / "film"))))
+    assert frames_of(first).tobytes() == frames_of(second).tobytes()
+    assert torch.equal(latents_of(first), latents_of(second))
+
+
+def tensors_alive() -> int:
+    gc.collect()
+    return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
+
+
+def test_cancelling_anywhere_frees_everything(engine):
+    request = ShotRequest(CAPTIONS[0], num_chunks=2)
+    events = len(list(engine.shoot(request)))
+    before, cache = tensors_alive(), engine._idle
+    for stop in range(events):
+        shot = engine.shoot(request)
+        for _ in range(stop):
+            next(shot)
+        shot.close()
+        assert engine._idle is cache  # the place of the caches is ready for the next shot
+    assert tensors_alive() == before
+
+
+def test_a_failure_in_a_shot_gives_the_caches_back(engine):
+    def broken(*_: object) -> torch.Tensor:
+        raise RuntimeError("no noise today")
+
+    cache = engine._idle
+    with pytest.raises(RuntimeError, match="no noise today"):
+        list(engine.shoot(ShotRequest(CAPTIONS[0]), noise=broken))
+    assert engine._idle is cache
+
+
+def test_lack_of_memory_in_a_shot_is_one_sentence_and_gives_the_caches_back(engine, exhaust_memory):
+    cache = engine._idle
+    exhaust_memory(7)
+    shot = engine.shoot(ShotRequest(CAPTIONS[0], num_chunks=2))
+    events = []
+    with pytest.raises(UserError, match=r"^Not enough memory on cpu to go on with this shot: [^\n]*\.$"):
+        for event in shot:
+            events.append(event)
+    assert engine._idle is cache and len(chunks_of(events)) == 1
+
+
+def test_caches_are_allocated_once(engine):
+    cache = engine._idle
+    pointers = cache.keys.data_ptr(), cache.values.data_ptr()
+    film(engine, lengths=(4, 1, 2))
+    assert engine._idle is cache
+    assert (cache.keys.data_ptr(), cache.values.data_ptr()) == pointers
+
+
+def test_another_picture_size(engine):
+    memory = Memory()
+    for caption in CAPTIONS[:2]:
+        events = list(engine.shoot(ShotRequest(caption, memory, num_chunks=1, height=64, width=24)))
+        assert events[0] is not None and frames_of(events).shape == (9, 64, 24, 3)
+        memory = events[-1].memory
+    with pytest.raises(UserError, match="another model or picture size"):
+        engine.shoot(ShotRequest(CAPTIONS[2], memory))
+
+
+def test_noise_can_be_handed_in(engine):
+    asked = []
+
+    def noise(chunk: int, step: int, shape: tuple[int, ...]) -> torch.Tensor:
+        asked.append((chunk, step, shape))
+        return torch.full(shape, 0.1 * chunk + 0.01 * step)
+
+    list(engine.shoot(ShotRequest(CAPTIONS[0], num_chunks=2), noise=noise))
+    assert asked == [(chunk, step, (3, 16, 8, 12)) for chunk in range(2) for step in range(4)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"caption": ""},
+        {"caption": " \n\t"},
+        {"seed": -1},
+        {"seed": 2**63},
+        {"seed": 1.5},
+        {"num_chunks": 0},
+        {"num_chunks": -3},
+        {"num_chunks": 5},
+        {"num_chunks": 10**9},
+        {"height": 33},
+        {"height": 0},
+        {"width": -48},
+        {"height": 8, "width": 10**7},
+        {"height": 128, "width": 192},
+        {"prefix": torch.zeros(3, 16, 8)},
+        {"prefix": torch.zeros(3, 16, 8, 13)},
+        {"prefix": torch.zeros(4, 16, 8, 12)},
+        {"prefix": torch.zeros(15, 16, 8, 12)},
+        {"prefix": torch.full((3, 16, 8, 12), torch.nan)},
+        {"prefix": torch.zeros(3, 16, 8, 12, dtype=torch.int32)},
+    ],
+    ids=str,
+)
+def test_absurd_requests_are_one_sentence(engine, changes):
+    with pytest.raises(UserError) as caught:
+        engine.shoot(replace(ShotRequest(CAPTIONS[0]), **changes))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+def test_the_same_story_through_a_wan_vae(tmp_path: Path):
+    model = load_model(save_random_model(tmp_path / "wan"))
+    engine = Engine(model)
+    memory = film(engine, lengths=(2, 1))
+    events = list(engine.shoot(ShotRequest(CAPTIONS[2], memory, 0, 2)))
+    assert frames_of(events).shape == (21, 32, 48, 3)
+    rest = list(engine.shoot(ShotRequest(CAPTIONS[2], memory, 0, 2, prefix=latents_of(events)[:3])))
+    assert np.abs(frames_of(rest).astype(int) - frames_of(events)[9:]).max() <= 1
+    assert_same_memory(rest[-1].memory, events[-1].memory, atol=1e-4, rtol=0)
+
+
+def test_in_bfloat16_memory_is_bfloat16_and_a_shot_still_continues(random_model_folder):
+    model = load_model(random_model_folder, dtype=torch.bfloat16)
+    engine = Engine(model)
+    memory = film(engine, lengths=(1,))
+    assert memory.shots[0].latents.dtype == torch.bfloat16
+    whole = list(engine.shoot(ShotRequest(CAPTIONS[1], memory, 0, 2)))
+    rest = list(engine.shoot(ShotRequest(CAPTIONS[1], memory, 0, 2, prefix=latents_of(whole)[:3])))
+    assert torch.equal(latents_of(rest), latents_of(whole)[3:])

@@ -1,0 +1,219 @@
+"""Memory: which frames are looked back at, what is kept for that, and a file that believes nothing."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from shotstream.errors import UserError
+from shotstream.memory import Memory, ShotMemory, sample_context, slots_per_shot, stored_offsets
+
+
+def shot(num_frames: int = 81, first: int = 0, caption: str = "A fox. shot0:It runs.", **changes) -> ShotMemory:
+    offsets = stored_offsets(first, num_frames)
+    fields = {
+        "caption": caption,
+        "seed": 7,
+        "num_frames": num_frames,
+        "offsets": offsets,
+        "latents": torch.randn(len(offsets), 16, 4, 6),
+        "thumbnail": np.random.default_rng(0).integers(0, 256, (30, 52, 3), dtype=np.uint8),
+    }
+    return ShotMemory(**fields | changes)
+
+
+def assert_same(a: Memory, b: Memory) -> None:
+    assert len(a.shots) == len(b.shots)
+    for x, y in zip(a.shots, b.shots, strict=True):
+        assert (x.caption, x.seed, x.num_frames, x.offsets) == (y.caption, y.seed, y.num_frames, y.offsets)
+        assert x.latents.dtype == y.latents.dtype and torch.equal(x.latents, y.latents)
+        assert np.array_equal(x.thumbnail, y.thumbnail)
+
+
+@pytest.mark.parametrize(
+    "shots, slots",
+    [
+        (1, [6]),
+        (2, [3, 3]),
+        (3, [2, 2, 2]),
+        (4, [1, 1, 2, 2]),
+        (5, [1, 1, 1, 1, 2]),
+        (6, [1] * 6),
+        (8, [0, 0, 1, 1, 1, 1, 1, 1]),
+    ],
+)
+def test_slots_go_to_the_most_recent(shots, slots):
+    assert slots_per_shot(shots) == slots
+
+
+def test_dynamic_sampling_of_81_frame_shots():
+    assert sample_context([81]) == [(0, f) for f in (0, 16, 32, 48, 64, 80)]
+    assert sample_context([81, 81]) == [(0, 0), (0, 40), (0, 80), (1, 0), (1, 40), (1, 80)]
+    assert sample_context([81] * 8) == [(s, 0) for s in range(2, 8)]
+    assert stored_offsets(0, 81) == (0, 16, 32, 40, 48, 64, 80)
+
+
+def test_halves_round_to_even_on_numbers_that_count_through_the_story():
+    # the middle of frames 0..9 is 4.5 -> 4; of 10..19 it is 14.5 -> 14; of 11..20 it is 15.5 -> 16
+    assert sample_context([10, 10])[1::3] == [(0, 4), (1, 4)]
+    assert sample_context([11, 10])[1::3] == [(0, 5), (1, 5)]
+
+
+@pytest.mark.parametrize("lengths", [[9], [9, 81, 33], [33] * 7, [21, 9, 45, 57, 69], [81, 9, 9, 9, 9, 9, 9, 9, 33]])
+def test_everything_that_may_be_asked_for_was_kept(lengths):
+    kept, first = [], 0
+    for length in lengths:
+        kept.append(stored_offsets(first, length))
+        first += length
+    for shots in range(1, len(lengths) + 1):
+        picks = sample_context(lengths[:shots])
+        assert len(picks) == 6
+        assert all(offset in kept[index] for index, offset in picks)
+
+
+def test_context_brings_the_latents_of_the_sampled_frames():
+    memory = Memory((shot(81), shot(33, first=81)))
+    latents, shots = memory.context()
+    assert shots == (0, 0, 0, 1, 1, 1)
+    first, second = memory.shots
+    expected = [first.latents[i] for i in (0, 3, 6)] + [second.latents[i] for i in (0, 3, 6)]
+    assert torch.equal(latents, torch.stack(expected))
+
+
+def test_a_frame_that_was_not_kept_is_replaced_by_the_nearest():
+    memory = Memory((shot(9, offsets=(0, 5, 8), latents=torch.arange(3.0).view(3, 1, 1, 1).expand(3, 16, 4, 6)),))
+    latents, _ = memory.context()  # asks for 0 2 3 5 6 8
+    assert latents[:, 0, 0, 0].tolist() == [0, 0, 1, 1, 1, 2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_saved_and_loaded(tmp_path, dtype):
+    memory = Memory((shot(latents=torch.randn(7, 16, 4, 6).to(dtype), caption="Ein Fuchs ☀ <b>"), shot(33, first=81)))
+    memory = Memory((memory.shots[0], shot(33, first=81, latents=torch.randn(7, 16, 4, 6).to(dtype))))
+    memory.save(tmp_path / "film.memory")
+    assert_same(Memory.load(tmp_path / "film.memory"), memory)
+    assert [file.name for file in tmp_path.iterdir()] == ["film.memory"]
+
+
+def test_an_empty_memory_is_a_film_not_begun(tmp_path):
+    Memory().save(tmp_path / "empty")
+    assert Memory.load(tmp_path / "empty").shots == ()
+
+
+def test_pickles():
+    memory = Memory((shot(),))
+    assert_same(pickle.loads(pickle.dumps(memory)), memory)
+
+
+def test_a_shot_at_480p_takes_at_most_one_and_a_half_megabytes(tmp_path):
+    latents = torch.randn(7, 16, 60, 104).to(torch.bfloat16)
+    Memory((shot(latents=latents, thumbnail=np.zeros((120, 208, 3), np.uint8)),)).save(tmp_path / "film")
+    assert (tmp_path / "film").stat().st_size <= 1_500_000
+
+
+def test_an_unwritable_place_is_one_sentence(tmp_path):
+    with pytest.raises(UserError, match="Cannot write"):
+        Memory((shot(),)).save(tmp_path / "no such folder" / "film")
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path):
+    """No file can grow beyond 10 kB, as when a disk is nearly full."""
+    resource = pytest.importorskip("resource")
+    file = tmp_path / "film"
+    Memory().save(file)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match="Cannot write"):
+            Memory((shot(),)).save(file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert Memory.load(file).shots == () and list(tmp_path.iterdir()) == [file]
+
+
+def resave(path: Path, tensors: dict | None = None, **metadata: str) -> None:
+    """Write the file anew with some parts exchanged."""
+    old = json.loads(path.read_bytes()[8 : 8 + int.from_bytes(path.read_bytes()[:8], "little")])["__metadata__"]
+    save_file(load_file(path) | (tensors or {}), path, old | metadata)
+
+
+def description(**changes) -> str:
+    entry = {"caption": "c", "seed": 0, "num_frames": 81, "offsets": [0, 16, 32, 40, 48, 64, 80]}
+    return json.dumps([entry | changes])
+
+
+BAD_METADATA = {
+    "another program": {"format": "pt"},
+    "another version": {"version": "99"},
+    "no JSON": {"shots": "{"},
+    "no list": {"shots": "3"},
+    "nesting bomb": {"shots": "[" * 100_000},
+    "another number of shots": {"shots": "[]"},
+    "negative seed": {"shots": description(seed=-1)},
+    "huge seed": {"shots": description(seed=2**70)},
+    "seed of another kind": {"shots": description(seed=True)},
+    "no frames": {"shots": description(num_frames=0)},
+    "absurd length": {"shots": description(num_frames=10**12)},
+    "offsets outside": {"shots": description(num_frames=50)},
+    "offsets out of order": {"shots": description(offsets=[80, 64, 48, 40, 32, 16, 0])},
+    "too few offsets": {"shots": description(offsets=[0, 40, 80])},
+    "caption of another kind": {"shots": description(caption=[1])},
+}
+BAD_TENSORS = {
+    "not finite": {"shot0.latents": torch.full((7, 16, 4, 6), torch.nan)},
+    "flat": {"shot0.latents": torch.zeros(7, 16)},
+    "whole numbers": {"shot0.latents": torch.zeros(7, 16, 4, 6, dtype=torch.int64)},
+    "too wide": {"shot0.latents": torch.zeros(7, 16, 1, 600)},
+    "one more": {"shot1.latents": torch.zeros(7, 16, 4, 6)},
+    "picture of floats": {"shot0.thumbnail": torch.zeros(30, 52, 3)},
+    "grey picture": {"shot0.thumbnail": torch.zeros(30, 52, dtype=torch.uint8)},
+}
+
+
+@pytest.mark.parametrize("metadata", BAD_METADATA.values(), ids=BAD_METADATA)
+def test_foreign_descriptions_are_refused(tmp_path, metadata):
+    Memory((shot(),)).save(tmp_path / "film")
+    resave(tmp_path / "film", **metadata)
+    with pytest.raises(UserError):
+        Memory.load(tmp_path / "film")
+
+
+@pytest.mark.parametrize("tensors", BAD_TENSORS.values(), ids=BAD_TENSORS)
+def test_unfit_tensors_are_refused(tmp_path, tensors):
+    Memory((shot(),)).save(tmp_path / "film")
+    resave(tmp_path / "film", tensors)
+    with pytest.raises(UserError):
+        Memory.load(tmp_path / "film")
+
+
+def test_shots_of_different_sizes_are_refused(tmp_path):
+    Memory((shot(), shot(latents=torch.randn(7, 16, 8, 6)))).save(tmp_path / "film")
+    with pytest.raises(UserError, match="another size"):
+        Memory.load(tmp_path / "film")
+
+
+def test_damaged_files_are_refused(tmp_path):
+    file = tmp_path / "film"
+    with pytest.raises(UserError, match="no memory file"):
+        Memory.load(file)
+    with pytest.raises(UserError, match="no memory file"):
+        Memory.load(tmp_path)
+    Memory((shot(),)).save(file)
+    whole = file.read_bytes()
+    for damaged in (b"", whole[:5], whole[: len(whole) // 2], b"\xff" * 100, b"PK\x03\x04" + whole, whole + b"more"):
+        file.write_bytes(damaged)
+        with pytest.raises(UserError):
+            Memory.load(file)
+
+
+def test_a_header_that_claims_more_than_the_file_holds_is_refused(tmp_path):
+    header = json.dumps({"shot0.latents": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}}).encode()
+    (tmp_path / "film").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(UserError):
+        Memory.load(tmp_path / "film")

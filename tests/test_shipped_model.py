@@ -1,0 +1,95 @@
+"""The shipped model: small enough, ready soon, and really doing what it is shipped for, at a small sample."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from shotstream.engine import Engine
+from shotstream.evaluation.toyworld import Sample, check_autoencoder, film_of, measure, shoot
+from shotstream.events import ShotRequest
+from shotstream.memory import Memory
+from shotstream.models.weights import SHIPPED, load_model
+from shotstream.toyworld import world
+
+MEBI = 2**20
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model(SHIPPED)
+
+
+def test_fits_a_plain_git_push():
+    sizes = [path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()]
+    assert sum(sizes) <= 16 * MEBI and max(sizes) <= 9 * MEBI
+    assert not list(SHIPPED.rglob("*.bin")) and not list(SHIPPED.rglob("*.pt"))
+
+
+def test_is_stored_in_16_bits_and_ready_within_seconds():
+    started = time.perf_counter()
+    load_model(SHIPPED)
+    assert time.perf_counter() - started < 10
+    from safetensors import safe_open
+
+    for path in SHIPPED.rglob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            assert {file.get_slice(name).get_dtype() for name in file.keys()} <= {"F16"}, path  # noqa: SIM118
+
+
+def test_streamed_decoding_equals_whole_decoding(model):
+    latents = torch.randn(9, 16, 8, 12, generator=torch.Generator().manual_seed(0))
+    whole, _ = model.vae.decode_step(latents, model.vae.start_decoding())
+    state, parts = model.vae.start_decoding(), []
+    for chunk in latents.split(3):
+        frames, state = model.vae.decode_step(chunk, state)
+        parts.append(frames)
+    assert torch.equal(torch.cat(parts), whole) and len(whole) == 33
+
+
+def test_pictures_are_palette_colours_only(model):
+    frames, _ = shoot(Engine(model), ShotRequest("a red ball jumps on the beach", num_chunks=1))
+    palette = {tuple(colour) for colour in world.PALETTE.tolist()}
+    assert {tuple(colour) for colour in np.unique(frames.reshape(-1, 3), axis=0).tolist()} <= palette
+
+
+def test_the_same_seed_is_the_same_film(model):
+    request = ShotRequest("Pixel art. shot0:a red ball jumps on the beach at night", seed=3, num_chunks=2)
+    first, memory = shoot(Engine(model), request)
+    again, _ = shoot(Engine(model), request)
+    assert np.array_equal(first, again)
+    later = ShotRequest("Pixel art. shot1:a close-up, it looks surprised", memory, seed=4, num_chunks=1)
+    assert np.array_equal(shoot(Engine(model), later)[0], shoot(Engine(model), later)[0])
+
+
+def test_autoencoder_is_sharp(model):
+    figures = check_autoencoder(model, clips=24, seed=1)
+    assert figures["psnr"] >= 30
+
+
+def test_does_what_it_is_told_and_remembers(model):
+    """A small sample of what `python -m shotstream evaluate` measures; the bounds leave room for its error."""
+    engine, sample = Engine(model), Sample(seed=4242, stories=8, drift=0)
+    told = measure(lambda story, seed: film_of(engine, story, seed), sample, None).metrics
+    blind = measure(lambda story, seed: film_of(engine, story, seed, without_memory=True), sample, None).metrics
+    assert told["flicker"].value < 0.01
+    assert min(told["adherence_colour"].value, told["adherence_place"].value) >= 0.9, told
+    assert min(told["kept_colour"].value, told["kept_place"].value) >= 0.8, told
+    for name in ("kept_colour", "kept_place"):
+        assert blind[name].value <= told[name].value - 0.4, name
+
+
+@pytest.mark.slow
+def test_cuts_are_exact_over_many_stories(model):
+    engine = Engine(model)
+    found = measure(lambda story, seed: film_of(engine, story, seed), Sample(11, stories=30, drift=0), None)
+    assert found.metrics["cut_exact"].value >= 0.95
+
+
+def test_a_film_without_memory_is_another_film(model):
+    engine = Engine(model)
+    _, memory = shoot(engine, ShotRequest("a pink ghost in the city at night", seed=1, num_chunks=1))
+    with_memory, _ = shoot(engine, ShotRequest("shot1:it jumps", memory, seed=2, num_chunks=1))
+    without, _ = shoot(engine, ShotRequest("shot1:it jumps", Memory(), seed=2, num_chunks=1))
+    assert not np.array_equal(with_memory, without)

@@ -1,0 +1,316 @@
+"""Training as a user runs it: recipes, whole runs from nothing, losses that fall, runs that resume exactly."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from accelerate import Accelerator
+from safetensors.torch import load_file
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from shotstream.__main__ import main
+from shotstream.errors import UserError
+from shotstream.models.transformer import ShotTransformer
+from shotstream.sampler import Schedule
+from shotstream.toyworld import world
+from shotstream.training import causal, direct, teacher
+from shotstream.training.autoencoder import new_autoencoder
+from shotstream.training.batches import ShotDealer
+from shotstream.training.data import StoryLatents, encode_stories, num_frames
+from shotstream.training.loop import Learner, LossLog, Unit, newest_checkpoint, run_stage
+from shotstream.training.muon import orthogonalise
+from shotstream.training.recipe import CONFIGS, Course, Phase, TeacherRecipe
+from shotstream.training.sheets import Look
+from shotstream.training.trainee import Trainee
+from shotstream.training.videos import write_sample
+from shotstream.training.vocabulary import build_tokenizer
+
+
+def test_orthogonalised_updates_have_singular_values_near_one():
+    torch.manual_seed(0)
+    for shape in ((3, 16, 40), (3, 40, 16)):
+        values = torch.linalg.svdvals(orthogonalise(torch.randn(shape)))
+        assert values.min() > 0.5 and values.max() < 1.5
+
+
+@pytest.mark.parametrize(
+    ("stage", "complaint"),
+    [
+        ("latents", "run the stage autoencoder first"),
+        ("teacher", "run the stage latents first"),
+        ("intra_shot", "run the stage"),
+        ("export", "no trained student or teacher"),
+    ],
+)
+def test_a_stage_without_its_input_says_so(stage, complaint, tmp_path, capsys):
+    assert main(["train", stage, "--config", "smoke", "--out", str(tmp_path)]) == 2
+    assert complaint in capsys.readouterr().err
+
+
+# Data
+
+
+@pytest.fixture(scope="module")
+def stories() -> StoryLatents:
+    torch.manual_seed(0)
+    vae = new_autoencoder(encoder_dim=8, encoder_blocks=1, decoder_dim=8, decoder_blocks=1, detail_dim=8)
+    return encode_stories(vae, 12, seed=0, progress=False)
+
+
+def test_data_are_the_stories_and_survive_the_disk(stories, tmp_path):
+    stories.save(tmp_path)
+    again = StoryLatents.load(tmp_path)
+    assert torch.equal(again.latents, stories.latents) and torch.equal(again.moving, stories.moving)
+    assert again.stories == stories.stories
+    for story in stories.stories:
+        assert [bool(shot.context) for shot in story] == [index > 0 for index in range(len(story))]
+        for index, shot in enumerate(story):
+            assert len(shot.latents) % 3 == 0 and num_frames(len(shot.latents) // 3) % 12 == 9
+            assert f"shot{index}:" in shot.caption
+            assert all(0 <= s < index for s in shot.context_shots)
+            assert len(shot.context) == len(shot.context_shots) == (6 if index else 0)
+
+
+def test_a_batch_holds_what_its_shots_look_back_at(stories):
+    dealer = ShotDealer(stories, build_tokenizer(stories=200), 3)
+    story = next(story for story in stories.stories if len(story) > 1 and len(story[1].latents) >= 6)
+    batch = (
+        dealer.collate([(story, 0), (story, 1)], 2) if len(story[0].latents) >= 6 else dealer.collate([(story, 1)], 1)
+    )
+    last = len(batch.shot) - 1
+    frames = batch.target.shape[1]
+    assert torch.equal(batch.target[last], stories.latents[story[1].latents[:frames]].float())
+    assert torch.equal(batch.context[last], stories.latents[story[1].context].float())
+    assert batch.shot[last] == 1 and batch.context_shot[last].tolist() == [0] * 6
+    words = dealer.tokens[[dealer.row[story[0].captions[-1]], dealer.row[story[1].caption]]].long()
+    assert torch.equal(batch.tokens[batch.context_caption[last, 0]], words[0])
+    assert torch.equal(batch.tokens[batch.caption[last, 0]], words[1])
+    assert not batch.context[0].any() and batch.shot[0] == 1
+    assert torch.equal(batch.context_caption[0], batch.caption[0, :1].expand(6))
+
+
+def test_losses_stay_on_the_device_of_their_batch(stories):
+    """Where a tensor of a loss would be left behind on the CPU, only a machine with a GPU would tell: torch's fakes,
+    which compute nothing but where and how large results are, tell everywhere."""
+    batch = ShotDealer(stories, build_tokenizer(stories=200), 3).draw(random.Random(0), 2, 1)
+    numbers = TeacherRecipe(COURSE, context_noise=0.1)
+    schedule, sizes = Schedule(), {"dim": 24, "ffn_dim": 48, "num_layers": 1, "num_heads": 2, "freq_dim": 8}
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        with torch.device("cuda"):
+            transformer = ShotTransformer(**sizes, text_dim=8, text_len=64)
+        trainee = Trainee(transformer)
+        batch = batch.to(torch.device("cuda"))
+        embeds = torch.zeros(len(batch.tokens), 64, 8, device="cuda")
+        noisy, level = torch.zeros_like(batch.target), torch.zeros(batch.target.shape[:2], device="cuda")
+        states = torch.zeros(2, 5, *batch.target.shape[1:], device="cuda")
+        losses = [
+            teacher.loss_of(trainee, batch, embeds, schedule, numbers),
+            causal.loss_of(trainee, batch, states, embeds, schedule),
+            direct.teacher_forced_flow(trainee, batch, noisy, level, embeds, 0.1, 3),
+            teacher.guided_flow(transformer, batch, embeds, embeds[0], 2.0, distilling=True)(noisy, level[:, 0]),
+        ]
+    assert {loss.device.type for loss in losses} == {"cuda"}
+
+
+# Whole runs
+
+
+@pytest.fixture(scope="module")
+def smoke_run(tmp_path_factory) -> Path:
+    """Everything from nothing to a model folder."""
+    out = tmp_path_factory.mktemp("smoke")
+    assert main(["train", "all", "--config", "smoke", "--out", str(out)]) == 0
+    return out
+
+
+def test_from_nothing_to_a_model_folder(smoke_run, capsys):
+    assert json.loads((smoke_run / "model" / "model_index.json").read_text())["width"] == world.WIDTH
+    for stage in ("direct", "teacher", "causal", "intra_shot", "inter_shot"):
+        assert list((smoke_run / stage / "sheets").glob("*.png")), stage
+        assert (smoke_run / stage / "losses.png").stat().st_size > 1000
+    assert len(list((smoke_run / "pairs").glob("*.safetensors"))) == 4
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "direct", "teacher", "causal"])
+def test_losses_fall(smoke_run, stage):
+    with (smoke_run / stage / "losses.csv").open() as file:
+        values = [float(row["value"]) for row in csv.DictReader(file)]
+    third = len(values) // 3
+    assert sum(values[-third:]) < 0.97 * sum(values[:third])
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "direct", "teacher", "causal", "intra_shot", "inter_shot"])
+def test_a_resumed_run_equals_an_uninterrupted_one(smoke_run, stage, tmp_path):
+    """As after a power cut between the last two checkpoints; bit for bit."""
+    for part in smoke_run.iterdir():
+        if part.name not in (stage, "model"):
+            (tmp_path / part.name).symlink_to(part)
+    again = tmp_path / stage
+    shutil.copytree(smoke_run / stage, again)
+    shutil.rmtree(newest_checkpoint(again))
+    shutil.rmtree(again / "transformer", ignore_errors=True)
+    (again / "checkpoint.partial").mkdir()
+    (again / "checkpoint.partial" / "model.safetensors").write_bytes(b"half a file")
+    if stage == "autoencoder":
+        (tmp_path / "vae").unlink()
+    assert newest_checkpoint(again) is not None
+    assert main(["train", stage, "--config", "smoke", "--out", str(tmp_path)]) == 0
+    weights = newest_checkpoint(again) / "model.safetensors"
+    expected, found = load_file(newest_checkpoint(smoke_run / stage) / "model.safetensors"), load_file(weights)
+    assert expected.keys() == found.keys() and len(found) > 5
+    for name in expected:
+        assert torch.equal(expected[name], found[name]), name
+    steps = [[row["step"] for row in LossLog.rows_of(folder / "losses.csv")] for folder in (smoke_run / stage, again)]
+    assert steps[0] == steps[1]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
+def test_killed_while_a_checkpoint_is_written(smoke_run, tmp_path):
+    for part in smoke_run.iterdir():
+        if part.name not in ("direct", "model"):
+            (tmp_path / part.name).symlink_to(part)
+    recipe = yaml.safe_load((CONFIGS / "smoke.yaml").read_text())
+    recipe["direct"]["course"] |= {"steps": 400, "save_every": 1, "look_every": 1000}
+    path = tmp_path / "often.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    command = [sys.executable, "-m", "shotstream", "train", "direct", "--config", str(path), "--out", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    folder = tmp_path / "direct"
+    deadline = time.monotonic() + 120
+    while not (newest_checkpoint(folder) and (folder / "checkpoint.partial").is_dir()):
+        assert process.poll() is None and time.monotonic() < deadline
+    process.kill()
+    process.wait()
+    newest = newest_checkpoint(folder)
+    done = int(newest.name.rpartition("-")[2])
+    recipe["direct"]["course"]["steps"] = done + 2
+    path.write_text(yaml.safe_dump(recipe))
+    out = subprocess.run(command, capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr
+    assert newest_checkpoint(folder).name == f"checkpoint-{done + 2:07}"
+
+
+COURSE = Course(steps=9, lr=1e-3, phases=(Phase(1, (1,)),), save_every=2, look_every=100)
+
+
+@pytest.mark.parametrize(("bad", "said"), [(float("nan"), "not a number"), (float("inf"), "not a number")])
+def test_a_loss_that_is_no_number_stops_the_run(bad, said, tmp_path):
+    accelerator = Accelerator()
+    accelerator.prepare(torch.nn.Linear(2, 2))
+    with pytest.raises(UserError, match=f"step 6: .*{said}.*checkpoint-0000004"):
+        run_stage("test", tmp_path, COURSE, accelerator, lambda step, rng: {"flow": bad if step == 5 else 1.0})
+
+
+def test_a_loss_that_explodes_stops_the_run(tmp_path):
+    course = Course(steps=200, lr=1e-3, phases=(Phase(1, (1,)),), save_every=1000, look_every=1000)
+    with pytest.raises(UserError, match="step 101: .*far above.*no checkpoint"):
+        run_stage("test", tmp_path, course, Accelerator(), lambda step, rng: {"flow": 1e4 if step == 100 else 1.0})
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(smoke_run, tmp_path, capsys):
+    for part in smoke_run.iterdir():
+        if part.name not in ("direct", "model"):
+            (tmp_path / part.name).symlink_to(part)
+    shutil.copytree(smoke_run / "direct", tmp_path / "direct")
+    recipe = yaml.safe_load((CONFIGS / "smoke.yaml").read_text())
+    recipe["model"]["transformer"]["dim"] = 96
+    path = tmp_path / "wide.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    assert main(["train", "direct", "--config", str(path), "--out", str(tmp_path)]) == 2
+    assert "does not fit this configuration" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("stage", "change", "complaint"),
+    [
+        ("pairs", {"teacher": {"guidance": 3.0}}, "made by another teacher or sampler"),
+        ("causal", {"model": {"steps": [1000, 500]}}, "do not fit the data or the student's steps"),
+        ("teacher", {"model": {"height": 64}}, "run the stage latents again"),
+        ("teacher", {"model": {"transformer": {"depth": 2}}}, "'depth' is not known"),
+    ],
+)
+def test_inputs_of_another_configuration_are_refused(smoke_run, stage, change, complaint, tmp_path, capsys):
+    for part in smoke_run.iterdir():
+        if part.name not in ("causal", "model") and not (part.name == stage == "teacher"):
+            (tmp_path / part.name).symlink_to(part)
+    recipe = yaml.safe_load((CONFIGS / "smoke.yaml").read_text())
+    for part, numbers in change.items():
+        recipe[part] |= numbers
+    path = tmp_path / "other.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    assert main(["train", stage, "--config", str(path), "--out", str(tmp_path)]) == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_stories_that_were_written_by_half_are_refused(stories, tmp_path):
+    stories.save(tmp_path)
+    (tmp_path / "latents.safetensors").write_bytes(b"half a file")
+    with pytest.raises(UserError, match="run the stage latents again"):
+        StoryLatents.load(tmp_path)
+
+
+def test_shots_too_short_for_a_stage_are_told_before_it_begins(stories):
+    dealer = ShotDealer(stories, build_tokenizer(stories=200), 3)
+    dealer.check([Phase(1, (1,), first=True)])
+    with pytest.raises(UserError, match="No shot of the stories is 90 chunks long"):
+        dealer.check([Phase(1, (1,), 0.5), Phase(1, (1, 90))])
+
+
+def test_shots_of_one_chunk_can_be_looked_at(stories, tmp_path):
+    short = [[replace(shot, latents=shot.latents[:3]) for shot in story] for story in stories.stories]
+    dealer = ShotDealer(replace(stories, stories=short), build_tokenizer(stories=200), 3)
+    vae = new_autoencoder(encoder_dim=8, encoder_blocks=1, decoder_dim=8, decoder_blocks=1, detail_dim=8)
+    sizes = {"dim": 24, "ffn_dim": 48, "num_layers": 1, "num_heads": 2, "freq_dim": 8}
+    look = Look(vae, dealer, lambda trainee, batch: batch.target, tmp_path, 2, read=True)
+    assert "later: colour 1.00" in look(Trainee(ShotTransformer(**sizes)), 3)
+    assert (tmp_path / "000003.png").is_file()
+
+
+def test_a_gradient_that_is_no_number_is_told_at_once():
+    layer = torch.nn.Linear(2, 2)
+    learner = Learner(Accelerator(), Unit(layer), COURSE)
+    loss = learner.module(
+        lambda unit: 0.0 * unit.network.weight.sum() + (0.0 * unit.network.bias).square().sum().sqrt()
+    )
+    assert loss.item() == 0.0 and math.isnan(learner.update(loss, 0))
+
+
+def test_a_folder_of_videos_trains_the_same_stages(smoke_run, tmp_path, capsys):
+    write_sample(tmp_path / "videos", stories=4, seed=0)
+    (tmp_path / "vae").symlink_to(smoke_run / "vae")
+    arguments = ["--config", "smoke", "--videos", str(tmp_path / "videos"), "--out", str(tmp_path)]
+    assert main(["train", "latents", *arguments]) == 0
+    kept, heldout = (StoryLatents.load(tmp_path / part) for part in ("latents", "heldout"))
+    assert len(kept.stories) == 1 and len(heldout.stories) == 3, "of four stories eight cannot be held out"
+    assert main(["train", "teacher", *arguments]) == 0
+    assert (tmp_path / "teacher" / "transformer").is_dir()
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(smoke_run, tmp_path):
+    """Data-parallel on the CPU: both processes end with equal weights, and with a checkpoint of a single place."""
+    for part in smoke_run.iterdir():
+        if part.name not in ("direct", "intra_shot", "inter_shot", "model"):
+            (tmp_path / part.name).symlink_to(part)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    for stage in ("direct", "intra_shot", "inter_shot"):
+        command = [*launch, "-m", "shotstream", "train", stage, "--config", "smoke", "--out", str(tmp_path)]
+        environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
+        out = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert out.returncode == 0, out.stderr[-2000:]
+        assert (tmp_path / stage / "transformer").is_dir()
+        assert len(list(newest_checkpoint(tmp_path / stage).glob("random_states_*"))) == 2, "each has its own"

@@ -1,0 +1,196 @@
+"""The page below the browser: markup, pacing, the streaming component, the command line. The rest is in browser/."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from shotstream.backends.in_process import InProcessBackend
+from shotstream.errors import UserError
+from shotstream.media import Segment
+from shotstream.models.random_model import save_random_model
+from shotstream.models.weights import load_model
+from shotstream.sampler import Schedule
+from shotstream.takes import FilmView, TakeView
+from shotstream.ui import launch, render
+from shotstream.ui.page import STORIES, Page
+from shotstream.ui.player import LivePlayer
+from shotstream.ui.session import LEAD, MAX_SESSIONS, Session, Sessions
+
+MARKUP = "<img src=x onerror=alert(1)> & \"quotes\" 'too'"
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    schedule = Schedule(default_chunks=3, max_chunks=4)
+    return save_random_model(tmp_path_factory.mktemp("model"), vae="PixelAutoencoder", schedule=schedule)
+
+
+@pytest.fixture(scope="module")
+def backend(model_folder: Path) -> InProcessBackend:
+    backend = InProcessBackend(lambda: load_model(model_folder))
+    backend.start()
+    backend.wait()
+    return backend
+
+
+def film_view(**changes) -> FilmView:
+    take = TakeView(number=1, key=7, caption=MARKUP, has_still=True, seconds=2.1, finished=True, stopped=False)
+    values = {"takes": (take,), "waiting": (MARKUP,), "stage": "", "chunk": 0, "num_chunks": 0, "fps": 48.2}
+    return FilmView(**(values | {"message": MARKUP} | changes))
+
+
+def test_what_people_type_is_shown_as_text():
+    view = film_view()
+    markup = [
+        render.status(view),
+        render.notes(view, MARKUP),
+        render.strip(view, 'x"><b>'),
+        render.header(MARKUP),
+        render.download('x"><b>'),
+    ]
+    for html in markup:
+        assert "<img src=x" not in html and '"><b>' not in html
+    assert "&lt;img src=x onerror=alert(1)&gt; &amp; &quot;quotes&quot;" in render.strip(view, "x")
+
+
+def test_the_page_says_what_goes_on():
+    making = film_view(stage="denoise", chunk=2, num_chunks=3, waiting=())
+    assert render.sentence(making) == "Making shot 1, chunk 2/3"
+    assert render.sentence(film_view(stage="turn")) == "Waiting for the camera for shot 1 · 1 queued"
+    assert render.sentence(film_view(stage="load")) == "Loading the model for shot 1 · 1 queued"
+    assert render.sentence(film_view(waiting=())) == "Waiting for you"
+    assert "48 FPS" in render.status(film_view())
+    assert render.curtain(film_view()) == "" and "Pick a story" in render.EMPTY_STAGE
+
+
+def test_a_segment_goes_to_the_browser_as_it_is():
+    player = LivePlayer(streaming=True)
+    segment = Segment(b"transport stream", 0.75, 12)
+    sent, reference = asyncio.run(player.stream_output(player.postprocess(segment), "run/playlist.m3u8", True))
+    assert sent == {"data": b"transport stream", "duration": 0.75, "extension": ".ts"}
+    assert reference["path"] == "run/playlist.m3u8" and reference["is_stream"]
+    assert asyncio.run(player.stream_output(None, "run/playlist.m3u8", False))[0] is None
+
+
+def test_segments_leave_shortly_before_they_are_needed_and_the_film_goes_on_after_a_rest(backend: InProcessBackend):
+    async def watch() -> list[tuple[float, float]]:
+        """When each segment of two shots came, and how long it was."""
+        session, sent = Session(backend), []
+        session.director.queue_shot("", "A cat runs.")
+        session.director.queue_shot("", "The cat jumps.")
+        started = time.monotonic()
+        async for view, _, segment in session.screen():
+            if segment:
+                sent.append((time.monotonic() - started, segment.duration))
+            if len(sent) == 6 and not view.stage:
+                session.close()
+        return sent
+
+    sent = asyncio.run(watch())
+    begin = sent[0][0]
+    for number, (at, _) in enumerate(sent):
+        before = sum(duration for _, duration in sent[:number])
+        assert before - (at - begin) <= LEAD + 0.05  # seconds ahead of a viewer who began at the first segment
+
+
+def test_sessions_are_separate_and_end_for_good(backend: InProcessBackend):
+    sessions = Sessions(backend)
+    one, other = sessions.open("one"), sessions.open("other")
+    assert sessions.open("one") is one and one is not other and len(sessions) == 2
+    one.director.queue_shot("", "A cat runs.")
+    sessions.close("one")
+    sessions.close("one")
+    assert len(sessions) == 1 and one.director.closed and not other.director.closed
+    assert sessions.find("one") is None
+    with pytest.raises(UserError, match="closed"):
+        sessions.open("one")
+    sessions.close_all()
+    assert len(sessions) == 0 and other.director.closed
+
+
+def test_there_are_only_so_many_seats(backend: InProcessBackend):
+    sessions = Sessions(backend)
+    for number in range(MAX_SESSIONS):
+        sessions.open(str(number))
+    with pytest.raises(UserError, match="seats are taken"):
+        sessions.open("one too many")
+    sessions.close("0")
+    assert sessions.open("the next")
+    sessions.close_all()
+
+
+def test_no_event_of_the_page_is_an_endpoint_and_all_examples_are_on_it(backend: InProcessBackend):
+    page = Page(backend)
+    config = page.blocks.get_config_file()
+    assert config["dependencies"]
+    visible = {event["api_visibility"] for event in config["dependencies"] if event["targets"][0][1] != "unload"}
+    assert visible == {"private"}
+    text = json.dumps(config)
+    assert len(list(STORIES.glob("*.json"))) >= 3
+    assert all(render.title(path.stem) in text for path in STORIES.glob("*.json"))
+
+
+def test_tabs_wait_for_a_model_without_a_thread_each(model_folder: Path):
+    """Forty tabs open while the model loads, one is closed meanwhile; all others are told when it is there."""
+    go_on = threading.Event()
+    backend = InProcessBackend(lambda: go_on.wait() and load_model(model_folder))
+    backend.start()
+    page = Page(backend)
+
+    async def open_tabs() -> list[str]:
+        tabs = [asyncio.ensure_future(page.on_model()) for _ in range(40)]
+        before = threading.active_count()
+        await asyncio.sleep(0)
+        assert threading.active_count() == before and not backend.model
+        tabs.pop().cancel()
+        await asyncio.sleep(0)
+        go_on.set()
+        return await asyncio.gather(*tabs)
+
+    assert all("random" in header for header in asyncio.run(open_tabs()))
+
+
+def test_a_model_card_tells_what_the_model_is(tmp_path: Path):
+    assert launch.about(tmp_path) == ""
+    card = (
+        "---\nlicense: apache-2.0\n---\n\n# Toy world\n\nA *tiny* model trained\nfrom scratch on one CPU. It draws.\n"
+    )
+    (tmp_path / "README.md").write_text(card)
+    assert launch.about(tmp_path) == "A tiny model trained from scratch on one CPU"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--port", "99999"], "99999"),
+        (["--port", "door"], "door"),
+        (["--device", "abacus"], "abacus"),
+        (["--model", "/no/such/folder"], "/no/such/folder"),
+        (["--host", "no.such.host.invalid"], "no.such.host.invalid"),
+        (["--nonsense"], "--nonsense"),
+    ],
+)
+def test_bad_arguments_end_with_2_and_one_sentence(arguments: list[str], told: str, capsys: pytest.CaptureFixture):
+    try:
+        code = launch.main(arguments)
+    except SystemExit as exit:
+        code = exit.code
+    output = capsys.readouterr()
+    assert code == 2
+    assert told in output.err and len(output.err.strip().splitlines()) == 1 and output.out == ""
+
+
+def test_a_port_in_use_is_told(capsys: pytest.CaptureFixture):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert launch.main(["--port", str(port)]) == 2
+    assert str(port) in capsys.readouterr().err

@@ -1,0 +1,96 @@
+"""`verify`: right recordings pass, wrong ones fail, damaged ones are told in a sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import reference
+import torch
+from safetensors.torch import load_file, save_file
+
+from shotstream.__main__ import main
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three shots of one chunk, made by the plain reference in float64."""
+    stem = tmp_path_factory.mktemp("recording") / "plain"
+    reference.record(stem, shots=3, chunks=1)
+    return stem
+
+
+def copy(recording: Path, folder: Path) -> Path:
+    for file in recording.parent.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder / recording.name
+
+
+def test_the_engine_equals_the_plain_reference(recording, capsys):
+    assert main(["verify", str(recording), "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    assert "shot 2 latents" in out and "call 0 flow" in out
+
+
+def test_other_numbers_of_everything(tmp_path, capsys):
+    config = reference.CONFIG | {"dim": 64, "num_heads": 1, "num_layers": 1, "text_len": 5, "in_dim": 4, "out_dim": 4}
+    reference.record(tmp_path / "other", config=config, shots=2, size=(6, 4), chunks=2, seed=3)
+    assert main(["verify", str(tmp_path / "other"), "--device", "cpu"]) == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["shot2.latents", "shot1.context_latents", "lastshot.call0.flow"])
+def test_a_small_difference_is_found(recording, tmp_path, capsys, name):
+    stem = copy(recording, tmp_path)
+    tensors = load_file(stem.with_suffix(".safetensors"))
+    tensors[name].view(-1)[7] += 3e-4
+    save_file(tensors, stem.with_suffix(".safetensors"))
+    assert main(["verify", str(stem), "--device", "cpu"]) == 1
+    assert capsys.readouterr().out.count("TOO LARGE") == 1
+    assert main(["verify", str(stem), "--device", "cpu", "--tolerance", "1e-3"]) == 0
+
+
+def test_another_epsilon_is_found(recording, tmp_path):
+    stem = copy(recording, tmp_path)
+    description = json.loads(stem.with_suffix(".json").read_text())
+    description["config"]["eps"] = 1e-5
+    stem.with_suffix(".json").write_text(json.dumps(description))
+    assert main(["verify", str(stem), "--device", "cpu"]) == 1
+
+
+def test_bfloat16_is_told_to_be_unsound_at_this_tolerance(recording):
+    assert main(["verify", str(recording), "--device", "cpu", "--dtype", "bfloat16"]) == 1
+
+
+@pytest.mark.parametrize("ending", [".json", ".pt", ".safetensors"])
+@pytest.mark.parametrize("damage", ["missing", "cut short", "noise"])
+def test_damaged_recordings_are_one_sentence(recording, tmp_path, capsys, ending, damage):
+    stem = copy(recording, tmp_path)
+    file = stem.with_suffix(ending)
+    if damage == "missing":
+        file.unlink()
+    elif damage == "cut short":
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    else:
+        file.write_bytes(torch.randint(0, 256, (500,), dtype=torch.uint8).numpy().tobytes())
+    assert main(["verify", str(stem), "--device", "cpu"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "Traceback" not in err
+
+
+@pytest.mark.parametrize("name", ["wishful", "sage", "flash"])
+def test_a_backend_that_does_not_work_here_is_one_sentence(recording, capsys, name):
+    """On the CPU neither the unknown one nor those of other packages and cards."""
+    assert main(["verify", str(recording), "--device", "cpu", "--attention", name]) == 2
+    err = capsys.readouterr().err
+    assert name in err and err.count("\n") == 1, err
+
+
+def test_another_backend_gives_the_same(recording):
+    assert main(["verify", str(recording), "--device", "cpu", "--attention", "_native_math"]) == 0
+
+
+def test_the_recorded_story(golden, capsys):
+    arguments = [str(golden / "three_shots"), "--teacher", str(golden / "teacher.safetensors"), "--device", "cpu"]
+    assert main(["verify", *arguments]) == 0, capsys.readouterr().out
+    assert capsys.readouterr().out.count(" ok") == 17

@@ -1,0 +1,172 @@
+"""Model folders: what is written is what is read, and whatever is wrong is one sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from complaints import refusal
+from safetensors.torch import load_file, save_file
+
+from shotstream.models.random_model import save_random_model
+from shotstream.models.weights import load_model
+
+
+@pytest.fixture
+def folder(random_model_folder: Path, tmp_path: Path) -> Path:
+    """A model folder that may be damaged."""
+    return Path(shutil.copytree(random_model_folder, tmp_path / "model"))
+
+
+@pytest.mark.parametrize("vae", ["AutoencoderKLWan", "PixelAutoencoder"])
+def test_a_model_folder_is_read_as_written(tmp_path, vae):
+    model = load_model(save_random_model(tmp_path / "m", vae=vae, height=64, width=96))
+    assert (model.name, model.height, model.width, model.fps) == ("random", 64, 96, 16)
+    assert (model.default_chunks, model.max_chunks) == (2, 4)
+    assert model.vae.spatial_factor == {"AutoencoderKLWan": 8, "PixelAutoencoder": 4}[vae]
+    stored = load_file(tmp_path / "m" / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in model.transformer.state_dict().items())
+
+
+def test_shards_are_read_together(folder):
+    file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    file.unlink()
+    names = sorted(tensors)
+    weight_map = {}
+    for number, part in enumerate((names[::2], names[1::2]), start=1):
+        shard = f"diffusion_pytorch_model-{number:05}-of-00002.safetensors"
+        save_file({name: tensors[name] for name in part}, file.parent / shard)
+        weight_map |= dict.fromkeys(part, shard)
+    index = file.with_name(file.name + ".index.json")
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    state = load_model(folder).transformer.state_dict()
+    assert all(torch.equal(state[name], tensors[name]) for name in names)
+    (file.parent / shard).unlink()
+    assert shard in refusal(load_model, folder)
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(names, "../../../secret.safetensors")}))
+    assert "lacks the weights file secret.safetensors" in refusal(load_model, folder)
+
+
+def edit(path: Path, **changes) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def damage(folder: Path, kind: str) -> str:
+    """Break the folder; returns a word that the message must have."""
+    scheduler, index = folder / "scheduler" / "scheduler_config.json", folder / "model_index.json"
+    file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    match kind:
+        case "no index":
+            index.unlink()
+            return "model_index.json"
+        case "index is no JSON":
+            index.write_text("{")
+            return "model_index.json"
+        case "absurd size":
+            edit(index, height=10**9)
+            return "height"
+        case "no vae":
+            shutil.rmtree(folder / "vae")
+            return "vae"
+        case "unknown vae":
+            edit(folder / "vae" / "config.json", _class_name="os.system")
+            return "os.system"
+        case "absurd vae":
+            edit(folder / "vae" / "config.json", decoder_dim="many")
+            return "PixelAutoencoder"
+        case "vae of another width":
+            edit(folder / "vae" / "config.json", detail_dim=16)
+            return "upsample.0.weight"
+        case "cut weights":
+            file.write_bytes(file.read_bytes()[:-100])
+            return "damaged"
+        case "binary noise":
+            file.write_bytes(os.urandom(1000))
+            return "damaged"
+        case "tensor missing":
+            tensors = load_file(file)
+            del tensors["blocks.0.norm3.bias"]
+            save_file(tensors, file)
+            return "blocks.0.norm3.bias"
+        case "no weights":
+            file.unlink()
+            return file.name
+        case "text encoder cut":
+            text = folder / "text_encoder" / "model.safetensors"
+            text.write_bytes(text.read_bytes()[:200])
+            return "text_encoder"
+        case "text encoder lacks a tensor":
+            text = folder / "text_encoder" / "model.safetensors"
+            tensors = load_file(text)
+            del tensors["encoder.final_layer_norm.weight"]
+            save_file(tensors, text, {"format": "pt"})
+            return "encoder.final_layer_norm.weight"
+        case "zero embeddings":
+            text = folder / "text_encoder" / "model.safetensors"
+            tensors = load_file(text)
+            save_file({name: t * 0 if t.ndim == 2 else t for name, t in tensors.items()}, text, {"format": "pt"})
+            return "all zero"
+        case "no tokenizer":
+            (folder / "tokenizer" / "tokenizer.json").write_text("{}")
+            return "tokenizer"
+        case "rising steps":
+            edit(scheduler, denoising_steps=[500, 1000])
+            return "denoising_steps"
+        case "no chunks":
+            edit(scheduler, max_chunks=0)
+            return "max_chunks"
+        case "negative shift":
+            edit(scheduler, shift=-1)
+            return "shift"
+        case "no scheduler":
+            scheduler.unlink()
+            return "scheduler"
+        case "other text width":
+            shutil.rmtree(folder)
+            save_random_model(folder)
+            narrow = save_random_model(folder.with_name("narrow"), {"text_dim": 16})
+            shutil.rmtree(folder / "transformer")
+            shutil.copytree(narrow / "transformer", folder / "transformer")
+            return "text"
+    raise AssertionError(kind)
+
+
+DAMAGES = (
+    "no index|index is no JSON|absurd size|no vae|unknown vae|absurd vae|vae of another width|cut weights|binary noise|"
+    "tensor missing|no weights|text encoder cut|text encoder lacks a tensor|zero embeddings|no tokenizer|rising steps|"
+    "no chunks|negative shift|no scheduler|other text width"
+)
+
+
+@pytest.mark.parametrize("kind", DAMAGES.split("|"))
+def test_a_damaged_folder_is_one_sentence(folder, kind):
+    word = damage(folder, kind)
+    message = refusal(load_model, folder)
+    assert word in message, message
+
+
+def test_no_folder_no_device_no_backend(random_model_folder, tmp_path):
+    assert "no model folder" in refusal(load_model, tmp_path / "nowhere")
+    assert "no model folder" in refusal(load_model, "a/b/c")
+    for device in ("gpu", "cuda:99", "", "cpu:x", "meta:1:2"):
+        assert "device" in refusal(load_model, random_model_folder, device=device)
+    assert "wishful" in refusal(load_model, random_model_folder, attention="wishful")
+
+
+def test_the_environment_names_the_model(random_model_folder, monkeypatch):
+    monkeypatch.setenv("SHOTSTREAM_MODEL", str(random_model_folder))
+    assert load_model().name == "random"
+
+
+def test_loading_is_quiet(random_model_folder, capfd):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_model(random_model_folder)
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", "")
