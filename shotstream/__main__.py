@@ -13,7 +13,7 @@ import sys
 
 from shotstream import __version__
 from shotstream.arguments import Parser
-from shotstream.errors import UserError, telling_lack_of_memory
+from shotstream.errors import UserError, telling_lack_of_memory, telling_refused_files
 
 COMMANDS = {
     "film": ("shotstream.film", "make a film from a story file"),
@@ -39,17 +39,28 @@ def main(argv: list[str] | None = None) -> int:
             modules[name].add_arguments(command)
     args = parser.parse_args(argv)
     try:
-        with telling_lack_of_memory("for this"):
-            return modules[args.command].run(args)
+        with telling_lack_of_memory("for this"), telling_refused_files():
+            code = modules[args.command].run(args)
+            sys.stdout.flush()  # a full disk behind a redirection shows only here
+            return code
     except UserError as error:
         print(f"shotstream {args.command}: {error}", file=sys.stderr)
+        _drop_output()
         return 2
     except KeyboardInterrupt:
         print(f"shotstream {args.command}: stopped.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 1
+
+
+def _drop_output() -> None:
+    """Lets what could not be written go, if there is any: Python would complain about it once more at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

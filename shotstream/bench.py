@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -241,9 +242,27 @@ def _load_random_model(args: argparse.Namespace) -> Model:
 
     config = transformer_config(read_json(args.config), args.config)
     size = {"height": args.height or PUBLISHED_HEIGHT, "width": args.width or PUBLISHED_WIDTH}
+    _check_room(config, args.config)
     with tempfile.TemporaryDirectory() as folder:
         args.model = save_random_model(folder, config, schedule=Schedule(), **size)
         return load_model(args)
+
+
+def _check_room(config: dict, path: Path) -> None:
+    """Raises `UserError` for weights that this machine cannot hold: some systems kill who only asks for too much."""
+    import torch
+
+    from shotstream.models.random_model import SMALL
+    from shotstream.models.transformer import ShotTransformer
+
+    with torch.device("meta"):
+        transformer = ShotTransformer(**SMALL | config)
+    need = 2 * sum(parameter.nbytes for parameter in transformer.parameters())  # as written, and as read back
+    have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if need > have:
+        raise UserError(
+            f"{path} describes a model that takes {need / 1e9:.0f} GB of memory to try, and there are {have / 1e9:.0f}."
+        )
 
 
 def _summary(model: Model, takes: list[Take], matmul: float, load_seconds: float, warm_up_seconds: float) -> Report:
@@ -254,11 +273,16 @@ def _summary(model: Model, takes: list[Take], matmul: float, load_seconds: float
     spent = {name: sum(take.stages.get(name, 0.0) for take in takes) for name in STAGES}  # one chunk: no cache pass
     times = {"shot": shots, "chunk": shots * first.chunks, "chunk but the last": shots * max(1, first.chunks - 1)}
     chunk_frames, rows, columns = first.latent_size
-    attended = [MAX_CONTEXT_FRAMES + chunk_frames * (index + 1) for index in range(first.chunks)]
+    if model.guidance is None:
+        attended = [(chunk_frames, MAX_CONTEXT_FRAMES + chunk_frames * (index + 1)) for index in range(first.chunks)]
+        calls = len(model.schedule.steps) * times["chunk"]
+    else:  # the teacher sees a whole shot and its context at once, with the caption and without
+        whole = MAX_CONTEXT_FRAMES + chunk_frames * first.chunks
+        attended, calls = [(whole, whole)], 2 * model.guidance.steps * shots
     call_flops = statistics.mean(
-        transformer_flops(model.transformer, chunk_frames, count, rows, columns) for count in attended
+        transformer_flops(model.transformer, count, seen, rows, columns) for count, seen in attended
     )
-    rate = call_flops * len(model.schedule.steps) * times["chunk"] / spent["denoise"]
+    rate = call_flops * calls / spent["denoise"]
     return Report(
         model=model.name,
         device=str(model.device),

@@ -7,6 +7,7 @@ from there, so that nothing is on the disk twice.
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 
 from shotstream.arguments import whole_number
@@ -42,14 +43,18 @@ def run(args: argparse.Namespace) -> int:
     base = args.base or WAN
     if Path(base).is_dir():
         base = str(Path(base).resolve())
-    save_model(
-        args.folder,
-        name=args.checkpoint.stem,
-        transformer=transformer,
-        schedule=Schedule(),
-        base=base,
-        **PUBLISHED_SIZE,
-    )
+    try:
+        save_model(
+            args.folder,
+            name=args.checkpoint.stem,
+            transformer=transformer,
+            schedule=Schedule(),
+            base=base,
+            **PUBLISHED_SIZE,
+        )
+    except BaseException:  # half a folder would be of no use, and in the way of the next try
+        shutil.rmtree(args.folder, ignore_errors=True)
+        raise
     millions = sum(parameter.numel() for parameter in transformer.parameters()) / 1e6
     print(f"{args.folder}: {millions:.1f} M parameters in bfloat16; the other parts come from {base}.")
     return 0

@@ -65,7 +65,7 @@ class Engine:
         with watch("text"):
             embeds = torch.stack([model.text.encode(caption) for caption in plan.captions])
         yield Progress("text", 0, 0)
-        if model.guidance is not None:
+        if model.guidance is not None and not plan.prefix_chunks:
             yield from self._make_whole_shot(plan, noise, embeds.to(model.device, model.dtype), watch)
             return
 

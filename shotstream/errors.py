@@ -2,7 +2,8 @@
 
 Whatever can be wrong with a prompt, a file, a number or a network is raised as `UserError`, whose message is one
 clear sentence: what is wrong and what to do. The command line prints it and exits with 2; the page shows it.
-Lack of memory, which every library tells in its own way, becomes one too. Anything else that escapes is a bug.
+Lack of memory, which every library tells in its own way, and what the operating system refuses become one too.
+Anything else that escapes is a bug.
 """
 
 from __future__ import annotations
@@ -28,6 +29,18 @@ def telling_lack_of_memory(purpose: str) -> Iterator[None]:
         if lacks_memory(error):
             raise UserError(f"Not enough memory {purpose}: close other programs, or use a smaller picture.") from error
         raise
+
+
+@contextmanager
+def telling_refused_files() -> Iterator[None]:
+    """Turns what the operating system refuses (a path too long or forbidden, a full disk) into a `UserError`."""
+    try:
+        yield
+    except BrokenPipeError:  # the reader of our output went away: nothing is wrong
+        raise
+    except OSError as error:
+        subject = f"{str(error.filename)[:80]!r}" if error.filename else "a file"
+        raise UserError(f"Cannot use {subject}: {error.strerror or error}; choose another place.") from error
 
 
 def lacks_memory(error: BaseException) -> bool:

@@ -6,9 +6,10 @@ encodes frames into latents and puts them here.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,15 +80,22 @@ class Memory:
         return latents, tuple(shot for shot, _ in picks)
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file, whole or not at all. Raises `UserError` if the place cannot be written."""
+        """Write one safetensors file, whole or not at all. Raises `UserError` if the place cannot be written, or for a
+        film longer than `load` takes."""
+        if len(self.shots) > MAX_SHOTS:
+            raise UserError(f"A memory file holds {MAX_SHOTS} shots, not {len(self.shots)}: save an earlier state.")
         tensors = {}
         for i, shot in enumerate(self.shots):
             tensors[f"shot{i}.latents"] = shot.latents.contiguous().cpu()
             tensors[f"shot{i}.thumbnail"] = torch.from_numpy(np.ascontiguousarray(shot.thumbnail))
-        film = [
-            {"caption": s.caption, "seed": s.seed, "num_frames": s.num_frames, "offsets": s.offsets} for s in self.shots
-        ]
-        data = save(tensors, {"format": FORMAT, "version": str(VERSION), "shots": json.dumps(film)})
+        film = json.dumps(
+            [
+                {"caption": s.caption, "seed": s.seed, "num_frames": s.num_frames, "offsets": s.offsets}
+                for s in self.shots
+            ]
+        )
+        about = {"format": FORMAT, "version": str(VERSION), "shots": film, "checksum": _checksum(film, tensors)}
+        data = save(tensors, about)
         path = Path(path)
         part = path.with_name(path.name + ".part")
         try:
@@ -146,6 +154,14 @@ def stored_offsets(first: int, num_frames: int) -> tuple[int, ...]:
     return tuple(sorted(frames))
 
 
+def _checksum(film: str, tensors: Mapping[str, torch.Tensor]) -> str:
+    """Of the list of shots and every byte of their tensors, to tell a flipped bit."""
+    digest = hashlib.blake2b(film.encode(), digest_size=16)
+    for name in sorted(tensors):
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def _read_shots(path: Path, file) -> list[ShotMemory]:
     """All shots of an open safetensors file, each part checked before its tensors are read."""
     metadata = file.metadata() or {}
@@ -187,6 +203,8 @@ def _read_shots(path: Path, file) -> list[ShotMemory]:
             raise UserError(f"The latents of shot {i} in {path} are not finite numbers.")
         thumbnail = file.get_tensor(f"shot{i}.thumbnail").clone().numpy()
         shots.append(ShotMemory(entry["caption"], entry["seed"], entry["num_frames"], offsets, latents, thumbnail))
+    if metadata.get("checksum") != _checksum(metadata["shots"], {name: file.get_tensor(name) for name in expected}):
+        raise UserError(f"{path} is damaged: its checksum is another.")
     return shots
 
 

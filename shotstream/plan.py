@@ -42,9 +42,9 @@ def plan_shot(request: ShotRequest, model: Model) -> Plan:
         raise UserError("The caption is blank: describe what is to be seen.")
     latent_size = _checked_size(request, model)
     shape = (model.vae.latent_channels, *latent_size)
-    if request.prefix is not None and model.guidance is not None:
-        raise UserError(f"{model.name} makes whole shots: it cannot continue one.")
     prefix_chunks = 0 if request.prefix is None else _checked_prefix(request.prefix, shape, num_chunks, model)
+    if model.guidance is not None and 0 < prefix_chunks < num_chunks:
+        raise UserError(f"{model.name} makes whole shots: it cannot continue one.")
 
     shots = request.memory.shots
     for index, shot in enumerate(shots):

@@ -120,6 +120,8 @@ def read_recording(stem: Path) -> Recording:
         raise UserError(f"{stem}.json does not describe a recording.")
     if description.get("max_context_frames", MAX_CONTEXT_FRAMES) != MAX_CONTEXT_FRAMES:
         raise UserError(f"{stem}.json was recorded with another number of context frames than {MAX_CONTEXT_FRAMES}.")
+    if len(set(description["captions"])) < len(description["captions"]):
+        raise UserError(f"{stem}.json has two shots of the same caption: their embeddings cannot be told apart.")
     recording = Recording(stem, description, load_tensors(stem.with_name(stem.name + ".safetensors")))
     recording.check()
     return recording

@@ -121,7 +121,19 @@ def _teacher_call(teacher: Mapping[str, torch.Tensor], model: Model) -> Differen
     for name, count in dimensions.items():
         if name not in teacher or teacher[name].ndim != count:
             raise UserError(f"The teacher's recording has no tensor {name} of {count} dimensions.")
-    shots = teacher["shot_index"].long()[None]
+    config, shots = model.transformer.config, teacher["shot_index"].long()[None]
+    frames, embeds = teacher["input"].shape, teacher["prompt_embeds"].shape
+    size = math.prod(model.transformer.patch_grid(*frames[3:])) * math.prod(config.patch_size)
+    sound = (
+        frames[:3] == (1, shots.shape[1], config.in_dim)
+        and size == math.prod(frames[3:])
+        and teacher["flow"].shape == frames
+        and embeds[2] == config.text_dim
+        and 0 <= int(shots.min()) <= int(shots.max()) < embeds[0]
+        and teacher["timestep"].numel() == 1
+    )
+    if not sound:
+        raise UserError("The teacher's recording has tensors that do not fit each other or these weights.")
     flow = model.transformer(
         teacher["input"].to(model.device, model.dtype),
         teacher["timestep"].view(1, 1),

@@ -6,6 +6,7 @@ but the story's own. Every string inside a `Story` is clean and not blank, so th
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import unicodedata
@@ -16,6 +17,7 @@ from shotstream.errors import UserError
 
 MAX_PROMPT_CHARACTERS = 20_000  # far more than any text encoder reads; beyond it something else was pasted
 MAX_FILE_BYTES = 1_000_000
+INVISIBLE = "\u115f\u1160\u2800\u3164\uffa0"  # letters by their category, blank on every screen
 _SHOT_KEY = re.compile(r"shot\d+", re.ASCII)
 
 
@@ -107,7 +109,7 @@ def compose_caption(global_caption: str, shot_index: int, shot_caption: str) -> 
 
 
 def clean_prompt(text: str, name: str = "The prompt") -> str:
-    """Removes control characters (tabs and line ends stay) and raises `UserError` for what cannot be a prompt.
+    """Removes characters that only steer (tabs and line ends stay) and raises `UserError` for what cannot be a prompt.
 
     `name` is what the message calls the text. Markup is left as it is: it is text, and whoever shows it escapes it.
     """
@@ -115,9 +117,11 @@ def clean_prompt(text: str, name: str = "The prompt") -> str:
         raise UserError(f"{name} is not text: write it as a string in quotes.")
     if len(text) > MAX_PROMPT_CHARACTERS:
         raise UserError(f"{name} has {len(text)} characters: shorten it to {MAX_PROMPT_CHARACTERS} or fewer.")
-    # Cc are control characters, Cs lone surrogates that no file and no tokenizer can hold.
-    clean = "".join(c for c in text if c in "\t\n\r" or unicodedata.category(c) not in ("Cc", "Cs"))
-    if not clean.strip():
+    # Cc are control characters, Cf turn the direction of text or are not seen at all (two of them join letters and
+    # emoji), Cs lone surrogates that no file and no tokenizer can hold.
+    clean = "".join(c for c in text if c in "\t\n\r\u200c\u200d" or unicodedata.category(c) not in ("Cc", "Cf", "Cs"))
+    seen = html.unescape(clean)  # as the text encoder will
+    if all(c.isspace() or c in INVISIBLE or unicodedata.category(c) in ("Cc", "Cf") for c in seen):
         raise UserError(f"{name} is blank: describe what is to be seen.")
     return clean
 

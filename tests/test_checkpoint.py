@@ -52,12 +52,16 @@ def test_the_first_offending_tensor_is_named(weights, tmp_path):
         "not finite": weights | {name: torch.full((160, 96), torch.inf)},
         "not a tensor": weights | {name: 3},
         "not stored": weights | {name: torch.zeros(1, 1).expand(160, 96)},
+        "not stored as": weights | {name: torch.zeros(160, 96, device="meta")},
+        "is not stored": weights | {name: torch.zeros(160, 96).to_sparse_csr()},
     }
     for complaint, damaged in cases.items():
         message = refusal(load_checkpoint, publish(path, damaged), CONFIG)
         assert name in message and complaint in message, message
     message = refusal(load_checkpoint, publish(path, weights | {"blocks.1.extra": torch.zeros(1)}), CONFIG)
     assert "does not know: blocks.1.extra" in message
+    message = refusal(load_checkpoint, publish(path, weights | {"blocks.999.extra": torch.zeros(1)}), num_heads=3)
+    assert "does not know: blocks.999.extra" in message
     assert "blocks.2" in refusal(load_checkpoint, publish(path, weights), CONFIG | {"num_layers": 3})
 
 
@@ -87,6 +91,8 @@ def test_files_of_another_layout_are_refused(weights, tmp_path):
     assert "generator" in refusal(load_checkpoint, path, CONFIG)
     torch.save({"generator": weights}, path)
     assert '"model."' in refusal(load_checkpoint, path, CONFIG)
+    torch.save({"generator": weights}, path, _use_new_zipfile_serialization=False)
+    assert "old file format" in refusal(load_checkpoint, path, CONFIG)
     assert "no checkpoint file" in refusal(load_checkpoint, tmp_path / "none.pt", CONFIG)
     whole = publish(path, weights).read_bytes()
     for damaged in (b"", whole[:1000], whole[: len(whole) // 2], os.urandom(5000)):
@@ -105,6 +111,7 @@ def test_files_of_another_layout_are_refused(weights, tmp_path):
         {"num_heads": 32},
         {"patch_size": [2, 2, 2]},
         {"patch_size": "122"},
+        {"patch_size": [1, [2], 2]},
         {"eps": 0.0},
         {"qk_norm": False},
     ],
@@ -197,3 +204,4 @@ def test_a_disk_that_takes_no_more_is_one_sentence(weights, tmp_path, capsys, re
     assert main(["convert", str(path), str(tmp_path / "converted"), "--heads", "3"]) == 2
     err = capsys.readouterr().err
     assert "Cannot write the model" in err and err.count("\n") == 1, err
+    assert not (tmp_path / "converted").exists()  # or the next try would be refused

@@ -308,6 +308,7 @@ BAD_MODELS = {
     "more chunks than trained": (["--chunks", "5"], "from 1 to 4"),
     "unknown attention": (["--attention", "best"], "best"),
     "no such folder": (["--model", "none/such/folder"], "none/such/folder"),
+    "name too long for any disk": (["--model", "m" * 300], "name too long"),
 }
 
 
@@ -339,6 +340,18 @@ def test_damaged_weights_name_the_tensor(story, random_model_folder, tmp_path):
             output = tmp_path / "film.mp4"
             assert main(["film", str(story), "-o", str(output), "--model", str(folder), "--device", "cpu"]) == 2
         assert "blocks.1.ffn.0.weight" in only_sentence(errors.getvalue())
+
+
+def test_output_that_nobody_can_take_is_one_sentence(random_model_folder):
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here: a Linux device that is always full")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command("bench", "--model", random_model_folder, "--shots", 1, "--json", "--device", "cpu"),
+            stdout=full, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert "No space left" in only_sentence(done.stderr)
 
 
 def test_unwritable_output_is_told_before_anything_is_made(story, tmp_path):

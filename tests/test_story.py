@@ -110,7 +110,8 @@ def test_captions_are_composed_with_nothing_added():
 def test_cleaning_removes_control_characters_and_keeps_markup():
     assert clean_prompt("a\x00b\x1b[31mc\x7f\u0085\ud800d") == "ab[31mcd"
     assert clean_prompt("<b>bold</b> & \u200d\n") == "<b>bold</b> & \u200d\n"
-    for blank in ("", "   ", "\n", "\x07"):
+    assert clean_prompt("a\u202eb\u200bc\ufeff") == "abc"  # no text that runs backwards, none that nobody sees
+    for blank in ("", "   ", "\n", "\x07", "\u200b", "\ufeff", "\u3164 \u2800", "&nbsp;", "&#8203;", "\u200d"):
         with pytest.raises(UserError, match="blank"):
             clean_prompt(blank)
     assert len(clean_prompt("x" * 10_000)) == 10_000

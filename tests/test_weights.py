@@ -107,6 +107,21 @@ def damage(folder: Path, kind: str) -> str:
             del tensors["encoder.final_layer_norm.weight"]
             save_file(tensors, text, {"format": "pt"})
             return "encoder.final_layer_norm.weight"
+        case "text encoder of another size":
+            edit(folder / "text_encoder" / "config.json", d_ff=80)
+            return "wi_0.weight"
+        case "text encoder not finite":
+            text = folder / "text_encoder" / "model.safetensors"
+            tensors = load_file(text)
+            tensors["encoder.final_layer_norm.weight"][3] = torch.nan
+            save_file(tensors, text, {"format": "pt"})
+            return "encoder.final_layer_norm.weight"
+        case "absurd text encoder":
+            edit(folder / "text_encoder" / "config.json", num_layers=100_000)
+            return "num_layers"
+        case "name that steers a terminal":
+            edit(index, name="a\x1b[2Jb")
+            return "name"
         case "zero embeddings":
             text = folder / "text_encoder" / "model.safetensors"
             tensors = load_file(text)
@@ -139,15 +154,18 @@ def damage(folder: Path, kind: str) -> str:
 
 DAMAGES = (
     "no index|index is no JSON|absurd size|no vae|unknown vae|absurd vae|vae of another width|cut weights|binary noise|"
-    "tensor missing|no weights|text encoder cut|text encoder lacks a tensor|zero embeddings|no tokenizer|rising steps|"
-    "no chunks|negative shift|no scheduler|other text width"
+    "tensor missing|no weights|text encoder cut|text encoder lacks a tensor|text encoder of another size|"
+    "text encoder not finite|absurd text encoder|zero embeddings|name that steers a terminal|no tokenizer|"
+    "rising steps|no chunks|negative shift|no scheduler|other text width"
 )
 
 
 @pytest.mark.parametrize("kind", DAMAGES.split("|"))
-def test_a_damaged_folder_is_one_sentence(folder, kind):
+def test_a_damaged_folder_is_one_sentence(folder, kind, capfd):
     word = damage(folder, kind)
+    capfd.readouterr()
     message = refusal(load_model, folder)
+    assert capfd.readouterr() == ("", "")
     assert word in message, message
 
 

@@ -10,8 +10,10 @@ import json
 import math
 import pickle
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +78,8 @@ def transformer_config(config: Mapping[str, Any], source: object) -> dict[str, A
         chosen["cut_angle"] = float(config["cut_angle"])
     if "patch_size" in config:
         patch = config["patch_size"]
-        if not isinstance(patch, list | tuple) or len(patch) != 3 or patch[0] != 1 or not set(patch[1:]) <= {1, 2, 4}:
+        three = isinstance(patch, list | tuple) and len(patch) == 3
+        if not three or patch[0] != 1 or any(side not in (1, 2, 4) for side in patch[1:]):
             raise UserError(f"{source}: patch_size must be [1, p, p] with p of 1, 2 or 4, not {str(patch)[:40]}.")
         chosen["patch_size"] = list(patch)
     for key in ("qk_norm", "cross_attn_norm"):
@@ -97,12 +100,15 @@ def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise UserError(f"There is no checkpoint file at {path}.")
     try:
-        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of kinds of tensors that are refused below
+            content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} holds more than tensors ({_offender(error)}): it was not loaded, as it could run code."
         ) from error
     except Exception as error:  # torch raises nearly anything for a damaged archive
+        if "_use_new_zipfile_serialization" in str(error):
+            raise UserError(f"{path} is in PyTorch's old file format: load it there and save it again.") from error
         raise UserError(f"{path} is damaged or not a PyTorch checkpoint.") from error
     generator = content.get("generator") if isinstance(content, dict) else None
     if not isinstance(generator, dict) or not generator:
@@ -114,7 +120,7 @@ def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
         if not isinstance(tensor, torch.Tensor):
             raise UserError(f"{path}: {name[:80]} is a {type(tensor).__name__}, not a tensor.")
         # a few stored numbers can be declared to be a huge tensor: believe only what the file really holds
-        if tensor.layout != torch.strided or tensor.nbytes > tensor.untyped_storage().nbytes():
+        if tensor.is_meta or tensor.layout != torch.strided or tensor.nbytes > tensor.untyped_storage().nbytes():
             raise UserError(f"{path}: {name[:80]} is not stored as plain numbers.")
         tensors[name.removeprefix(PREFIX)] = tensor
     return tensors
@@ -146,7 +152,7 @@ def infer_config(tensors: Mapping[str, torch.Tensor], source: object, num_heads:
             "in_dim": in_dim,
             "patch_size": patch,
             "num_heads": num_heads or dim // 128,
-            "num_layers": max(layers, default=-1) + 1,
+            "num_layers": next(layer for layer in count() if layer not in layers),
             "ffn_dim": shape("blocks.0.ffn.0.weight", 2)[0],
             "text_dim": shape("text_embedding.0.weight", 2)[1],
             "freq_dim": shape("time_embedding.0.weight", 2)[1],

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -19,9 +20,9 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKLWan
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, UMT5EncoderModel
-from transformers.utils.logging import disable_progress_bar
+from transformers.utils.logging import CRITICAL, disable_progress_bar, get_verbosity, set_verbosity
 
-from shotstream.errors import UserError, lacks_memory, telling_lack_of_memory
+from shotstream.errors import UserError, lacks_memory, telling_lack_of_memory, telling_refused_files
 from shotstream.models.checkpoint import load_checkpoint, load_safetensors, read_json, transformer_config
 from shotstream.models.hub import download, is_hub_id
 from shotstream.models.model import Model
@@ -45,6 +46,16 @@ WAN_NEGATIVE = (
     "丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，"
     "静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"
 )
+# What a text encoder's configuration may claim before it is built.
+TEXT_LIMITS = {
+    "vocab_size": 1_000_000,
+    "d_model": 16384,
+    "d_kv": 1024,
+    "d_ff": 131072,
+    "num_layers": 256,
+    "num_heads": 256,
+    "relative_attention_num_buckets": 4096,
+}
 PUBLISHED_SIZE = {"height": 480, "width": 832, "fps": 16}
 VAES: dict[str, tuple[type, Callable[[Any], VAE]]] = {
     "AutoencoderKLWan": (AutoencoderKLWan, WanVAE),
@@ -67,7 +78,7 @@ def load_model(
     """
     source = source or os.environ.get("SHOTSTREAM_MODEL") or SHIPPED
     device = _checked_device(device)
-    with telling_lack_of_memory(f"on {device} for the model {source}"):
+    with telling_lack_of_memory(f"on {device} for the model {str(source)[:200]}"), telling_refused_files():
         return _load_model(source, device, dtype, attention, quality)
 
 
@@ -157,6 +168,8 @@ def _checked_index(path: Path) -> dict[str, Any]:
     for key in ("name", "base"):
         if not isinstance(index.get(key), str | None) or len(index.get(key) or "") > 200:
             raise UserError(f"{path}: {key} must be a short text.")
+        if not (index.get(key) or "").isprintable():  # it goes to a terminal
+            raise UserError(f"{path}: {key} has control characters.")
     return index
 
 
@@ -182,22 +195,45 @@ def _load_text(
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the library raises nearly anything
         raise UserError(f"{tokenizer_folder} holds no tokenizer that can be read.") from error
+    _check_text_config(encoder_folder / "config.json")
     disable_progress_bar()
+    verbosity = get_verbosity()
     try:
+        set_verbosity(CRITICAL)  # it reports over many lines what is told in one below
         encoder, report = UMT5EncoderModel.from_pretrained(
-            encoder_folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+            encoder_folder,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in the report, by name
         )
     except Exception as error:
         if lacks_memory(error):
             raise
         raise UserError(f"{encoder_folder} holds no UMT5 text encoder that can be read.") from error
+    finally:
+        set_verbosity(verbosity)
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[problem]:
-            first = sorted(map(str, report[problem]))[0]
-            raise UserError(f"{encoder_folder}: the tensor {first} is {problem.removesuffix('_keys')}.")
+            first = min(report[problem], key=str)  # a name, or a name and two shapes
+            name = first if isinstance(first, str) else first[0]
+            raise UserError(f"{encoder_folder}: the tensor {name} is {problem.removesuffix('_keys')}.")
+    for name, weight in encoder.named_parameters():
+        if not all(map(math.isfinite, torch.aminmax(weight.detach()))):
+            raise UserError(f"{encoder_folder}: the tensor {name} holds numbers that are not finite.")
     if not encoder.encoder.embed_tokens.weight.any():  # once left so by a library that did not tie it
         raise UserError(f"{encoder_folder}: the token embeddings are all zero: update transformers.")
     return UMT5Text(tokenizer, encoder.to(device).eval(), text_len)
+
+
+def _check_text_config(path: Path) -> None:
+    """Raises `UserError` for numbers that no text encoder has, before one is built of them."""
+    config = read_json(path)
+    for key, most in TEXT_LIMITS.items():
+        value = config.get(key, 1)
+        if not isinstance(value, int) or not 0 < value <= most:
+            raise UserError(f"{path}: {key} must be a whole number from 1 to {most}, not {str(value)[:40]}.")
 
 
 def _check_fit(source: object, transformer: ShotTransformer, vae: VAE, text: UMT5Text) -> None:
