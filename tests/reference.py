@@ -218,7 +218,8 @@ def look_back(lengths: list[int]) -> tuple[list[int], list[int]]:
 
 
 def record(stem: Path, *, config: dict = CONFIG, shots: int = 2, size=(4, 6), chunks: int = 2, seed: int = 0) -> None:
-    """Write a recording (`.json`, `.pt`, `.safetensors`) of a random story in the layout that `verify` reads."""
+    """Write a recording (`.json`, `.pt`, `.safetensors`) of a random story in the layout that `verify` reads, and the
+    teacher's beside it (`teacher.safetensors`)."""
     generator = torch.Generator().manual_seed(seed)
     weights = random_weights(config, seed)
     torch.save({"generator": {f"model.{name}": tensor for name, tensor in weights.items()}}, stem.with_suffix(".pt"))
@@ -283,3 +284,27 @@ def record(stem: Path, *, config: dict = CONFIG, shots: int = 2, size=(4, 6), ch
         "max_context_frames": 6,
     }
     stem.with_suffix(".json").write_text(json.dumps(description))
+    _record_teacher(stem.with_name("teacher.safetensors"), weights, config, prompts, frames, made.context_shots)
+
+
+def _record_teacher(path: Path, weights, config, prompts, frames: Tensor, context_shots: list[int]) -> None:
+    """One bidirectional forward on the same weights: everything sees everything, all at one timestep."""
+    shots = context_shots + [len(prompts) - 1] * (len(frames) - len(context_shots))
+    flow = predict(
+        weights,
+        config,
+        frames,
+        [888.9] * len(frames),
+        [prompts[shot] for shot in shots],
+        list(range(len(frames))),
+        shots,
+        [0] * len(frames),
+    )
+    recorded = {
+        "input": frames[None].float(),
+        "flow": flow[None].float(),
+        "shot_index": torch.tensor(shots),
+        "prompt_embeds": prompts,
+        "timestep": torch.tensor([888.9]),
+    }
+    save_file(recorded, path)

@@ -1,5 +1,6 @@
 """The shipped model: small enough, ready soon, and really doing what it is shipped for, at a small sample."""
 
+import random
 import time
 
 import numpy as np
@@ -7,11 +8,14 @@ import pytest
 import torch
 
 from shotstream.engine import Engine
+from shotstream.evaluation.reader import read_frame
 from shotstream.evaluation.toyworld import Sample, check_autoencoder, film_of, measure, shoot
 from shotstream.events import ShotRequest
 from shotstream.memory import Memory
 from shotstream.models.weights import SHIPPED, load_model
+from shotstream.story import compose_caption
 from shotstream.toyworld import world
+from shotstream.toyworld.stories import leave_out
 
 MEBI = 2**20
 
@@ -46,6 +50,10 @@ def test_streamed_decoding_equals_whole_decoding(model):
         frames, state = model.vae.decode_step(chunk, state)
         parts.append(frames)
     assert torch.equal(torch.cat(parts), whole) and len(whole) == 33
+    with torch.no_grad():  # the same picture as all latent frames in one go, up to ties between two colours
+        logits = model.vae.logits(model.vae.denormalise(latents[1:]), first=False)
+    at_once = model.vae.palette[logits.argmax(2).flatten(0, 1)].permute(0, 3, 1, 2)
+    assert (at_once == whole[1:]).all(1).float().mean() > 0.9999
 
 
 def test_pictures_are_palette_colours_only(model):
@@ -76,8 +84,27 @@ def test_does_what_it_is_told_and_remembers(model):
     assert told["flicker"].value < 0.01
     assert min(told["adherence_colour"].value, told["adherence_place"].value) >= 0.9, told
     assert min(told["kept_colour"].value, told["kept_place"].value) >= 0.8, told
+    assert told["adherence_shape"].value >= 0.6 and told["cut_exact"].value >= 0.85, told
     for name in ("kept_colour", "kept_place"):
         assert blind[name].value <= told[name].value - 0.4, name
+
+
+def test_a_directors_words_work_word_for_word(model):
+    """Two sentences that everybody tries first, as the second shot of held-out openings."""
+    engine, rng, openings = Engine(model), random.Random(31), 12
+    surprised = city = 0
+    for seed in range(openings):
+        opening = leave_out(rng, num_shots=1)
+        first = compose_caption(opening.global_caption, 0, opening.shots[0].caption)
+        _, memory = shoot(engine, ShotRequest(first, seed=seed, num_chunks=1))
+        read = []
+        for words in ("Now make him look surprised.", "Transition to a wide shot of the city."):
+            caption = compose_caption(opening.global_caption, 1, words)
+            frames, _ = shoot(engine, ShotRequest(caption, memory, seed=seed, num_chunks=1))
+            read.append(read_frame(frames[-1]))
+        surprised += read[0].expression == "surprised"
+        city += (read[1].place, read[1].camera) == ("city", "wide")
+    assert surprised >= 0.6 * openings and city >= 0.6 * openings, (surprised, city)
 
 
 @pytest.mark.slow

@@ -106,6 +106,16 @@ def test_it_cannot_continue_a_shot(teacher):
         Engine(teacher).shoot(ShotRequest(CAPTIONS[0], num_chunks=2, prefix=torch.zeros(3, 16, 8, 12)))
 
 
+@torch.no_grad()
+def test_it_can_close_a_shot_that_was_stopped(teacher):
+    """What a stop keeps is remembered without anything being made anew."""
+    engine = Engine(teacher)
+    whole = [e for e in engine.shoot(ShotRequest(CAPTIONS[0], num_chunks=2)) if isinstance(e, Chunk)]
+    events = list(engine.shoot(ShotRequest(CAPTIONS[0], num_chunks=1, prefix=whole[0].latents)))
+    assert not any(isinstance(e, Chunk) or (isinstance(e, Progress) and e.stage == "denoise") for e in events)
+    assert events[-1].memory.num_frames == 9
+
+
 def test_on_the_command_line(folder, tmp_path, capsys):
     story = tmp_path / "story.json"
     story.write_text('{"global_caption": "a fox", "shot1": "it runs", "shot2": "close shot"}')

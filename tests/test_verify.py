@@ -27,10 +27,48 @@ def copy(recording: Path, folder: Path) -> Path:
     return folder / recording.name
 
 
+def with_teacher(stem: Path) -> list[str]:
+    return ["verify", str(stem), "--teacher", str(stem.with_name("teacher.safetensors")), "--device", "cpu"]
+
+
 def test_the_engine_equals_the_plain_reference(recording, capsys):
-    assert main(["verify", str(recording), "--device", "cpu"]) == 0
+    assert main(with_teacher(recording)) == 0
     out = capsys.readouterr().out
-    assert "shot 2 latents" in out and "call 0 flow" in out
+    assert "shot 2 latents" in out and "call 0 flow" in out and "teacher flow" in out
+
+
+@pytest.mark.parametrize("shots", [1, 8])
+def test_stories_that_only_begin_or_that_memory_cannot_hold(tmp_path, capsys, shots):
+    reference.record(tmp_path / "story", shots=shots, chunks=1, seed=shots)
+    assert main(["verify", str(tmp_path / "story"), "--device", "cpu"]) == 0, capsys.readouterr().out
+
+
+BAD_TEACHERS = {
+    "a shot without a caption": {"shot_index": torch.full((9,), 7)},
+    "too few frames": {"shot_index": torch.zeros(4, dtype=torch.int64)},
+    "other text": {"prompt_embeds": torch.zeros(3, 12, 5)},
+    "odd width": {"input": torch.zeros(1, 9, 16, 4, 5), "flow": torch.zeros(1, 9, 16, 4, 5)},
+    "no frames": {"input": torch.zeros(9)},
+}
+
+
+@pytest.mark.parametrize("tensors", BAD_TEACHERS.values(), ids=BAD_TEACHERS)
+def test_an_unfit_teacher_is_one_sentence(recording, tmp_path, capsys, tensors):
+    stem = copy(recording, tmp_path)
+    file = stem.with_name("teacher.safetensors")
+    save_file(load_file(file) | tensors, file)
+    assert main(with_teacher(stem)) == 2
+    err = capsys.readouterr().err
+    assert "teacher" in err and err.count("\n") == 1
+
+
+def test_captions_that_cannot_be_told_apart_are_refused(recording, tmp_path, capsys):
+    stem = copy(recording, tmp_path)
+    description = json.loads(stem.with_suffix(".json").read_text())
+    description["captions"][2] = description["captions"][0]
+    stem.with_suffix(".json").write_text(json.dumps(description))
+    assert main(["verify", str(stem), "--device", "cpu"]) == 2
+    assert "same caption" in capsys.readouterr().err
 
 
 def test_other_numbers_of_everything(tmp_path, capsys):

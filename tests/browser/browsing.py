@@ -15,10 +15,15 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass
 class App:
-    """A running page."""
+    """A running page; `temporary` is where it may leave files."""
 
     url: str
     process: subprocess.Popen
+    temporary: Path
+
+    def num_reels(self) -> int:
+        """Folders of footage on the disk: one a session."""
+        return sum(path.is_dir() for path in self.temporary.glob("shotstream-*"))
 
     def health(self) -> dict:
         with urllib.request.urlopen(f"{self.url}/health", timeout=10) as answer:

@@ -58,7 +58,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     environment = os.environ | {"TMPDIR": str(temporary), "HF_HUB_OFFLINE": "1"}
     with open(temporary / "log", "wb") as log:
         process = subprocess.Popen(command, cwd=temporary, env=environment, stdout=log, stderr=subprocess.STDOUT)
-    app = App(url, process)
+    app = App(url, process, temporary)
     try:
         wait_for(lambda: answers(app), PATIENCE, lambda: f"no page: {(temporary / 'log').read_text()}")
         yield app

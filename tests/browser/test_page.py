@@ -81,7 +81,7 @@ def test_an_example_plays_and_a_second_story_follows_in_the_same_player(open_tab
 def test_two_tabs_are_two_films_and_a_closed_tab_is_freed(open_tab, app: App):
     wait_for(lambda: app.health()["sessions"] == 0, 10)
     one, other = open_tab(), open_tab()
-    wait_for(lambda: app.health()["sessions"] == 2, 10)
+    wait_for(lambda: app.health()["sessions"] == 2 and app.num_reels() == 2, 10)
     one.direct("A red ball jumps.")
     made(one, 1)
     assert other.page.locator(".strip .caption").count() == 0 and other.page.locator(".curtain").is_visible()
@@ -92,7 +92,7 @@ def test_two_tabs_are_two_films_and_a_closed_tab_is_freed(open_tab, app: App):
     other.page.click(".story >> nth=1")  # closed in the middle of it
     other.wait_until("document.querySelector('.strip li.making')")
     other.page.close()
-    wait_for(lambda: app.health()["sessions"] == 1, 2)
+    wait_for(lambda: app.health()["sessions"] == 1 and app.num_reels() == 1, 2)
     one.direct("It waits.")
     made(one, 2)
     assert one.complaints == []
@@ -100,7 +100,7 @@ def test_two_tabs_are_two_films_and_a_closed_tab_is_freed(open_tab, app: App):
     one.complaints.clear()  # the page that was left says that it lost its connection
     one.page.wait_for_selector("#next-shot textarea")
     assert one.page.locator(".strip .made").count() == 0
-    wait_for(lambda: app.health()["sessions"] == 1, 2)
+    wait_for(lambda: app.health()["sessions"] == 1 and app.num_reels() == 1, 2)
 
 
 def test_the_prompt_is_what_stood_in_the_box_at_enter(open_tab):
