@@ -49,7 +49,7 @@ def refused(*arguments: object, **options) -> str:
 
 def only_sentence(errors: str) -> str:
     """The one sentence on the error output, besides the progress bar and notes about cut prompts."""
-    lines = [line for line in errors.splitlines() if line.strip() and "chunk/s]" not in line]
+    lines = [line for line in errors.splitlines() if line.strip() and "%|" not in line]
     lines = [line for line in lines if not line.startswith("Note: ")]
     assert len(lines) == 1 and "Traceback" not in lines[0], errors
     return lines[0]

@@ -361,7 +361,7 @@ def test_an_interrupted_page_keeps_its_rows(tmp_path):
 
 def test_plain_evaluation_writes_a_table_and_json(random_model_folder, tmp_path, capsys):
     file = tmp_path / "figures.json"
-    options = ["--model", str(random_model_folder), "--stories", "1", "--set", "test", "--json", str(file)]
+    options = [str(random_model_folder), "--stories", "1", "--set", "test", "--json", str(file)]
     assert main(["evaluate", *options]) == 0
     out = capsys.readouterr().out
     found = json.loads(file.read_text())
@@ -461,6 +461,7 @@ def test_real_evaluation_measures_what_it_has_networks_for(random_model_folder, 
         (["--stories", "many"], "whole number"),
         (["--seed", "1", "--set", "test"], "not allowed with"),
         (["--model", "nowhere/at/all"], "nowhere/at/all"),
+        (["nowhere", "--model", "elsewhere"], "one model"),
         (["--clip", "somewhere"], "--real"),
         (["--table", "rows.yaml"], "-o"),
         (["--table", "rows.yaml", "-o", "page.md", "--model", "x"], "leave out"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -104,6 +105,20 @@ def test_a_rollout_is_what_the_engine_makes(model, lengths, gradient):
         clean = roll_out(model.transformer, batch, embeds, model.schedule, noise_of([11]))
     assert clean.requires_grad == gradient
     torch.testing.assert_close(clean[0].detach(), shot_by_engine(model, memory, 3, 11), atol=1e-5, rtol=0)
+
+
+def test_a_shot_steered_on_its_way_is_what_the_engine_makes(model):
+    """One of two shots is told something else from its second chunk on."""
+    memories = [story_of(model, (2,), seed) for seed in (0, 1)]
+    batch, embeds = batch_of(model, memories, 3)
+    batch = replace(batch, caption=torch.tensor([[1] * 3 + [2] * 6, [1] * 9]))
+    with torch.no_grad():
+        clean = roll_out(model.transformer, batch, embeds, model.schedule, noise_of([5, 6]))
+    first = shot_by_engine(model, memories[0], 3, 5)[:3]
+    steered = ShotRequest(CAPTIONS[2], memories[0], 5, 3, prefix=first)
+    rest = torch.cat([event.latents for event in Engine(model).shoot(steered) if isinstance(event, Chunk)])
+    torch.testing.assert_close(clean[0], torch.cat([first, rest]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(clean[1], shot_by_engine(model, memories[1], 3, 6), atol=1e-5, rtol=0)
 
 
 def test_a_batch_is_rolled_out_as_its_items_alone(model):

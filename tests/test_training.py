@@ -33,7 +33,8 @@ from shotstream.training.batches import ShotDealer
 from shotstream.training.data import StoryLatents, encode_stories, num_frames
 from shotstream.training.loop import Learner, LossLog, Unit, newest_checkpoint, run_stage
 from shotstream.training.muon import orthogonalise
-from shotstream.training.recipe import CONFIGS, Course, Phase, TeacherRecipe
+from shotstream.training.recipe import CONFIGS, Course, Phase, TeacherRecipe, load_recipe
+from shotstream.training.run import Run
 from shotstream.training.sheets import Look
 from shotstream.training.trainee import Trainee
 from shotstream.training.videos import write_sample
@@ -86,7 +87,7 @@ def test_data_are_the_stories_and_survive_the_disk(stories, tmp_path):
 
 
 def test_a_batch_holds_what_its_shots_look_back_at(stories):
-    dealer = ShotDealer(stories, build_tokenizer(stories=200), 3)
+    dealer = ShotDealer(stories, build_tokenizer(stories=200), 3, 64)
     story = next(story for story in stories.stories if len(story) > 1 and len(story[1].latents) >= 6)
     batch = (
         dealer.collate([(story, 0), (story, 1)], 2) if len(story[0].latents) >= 6 else dealer.collate([(story, 1)], 1)
@@ -106,7 +107,7 @@ def test_a_batch_holds_what_its_shots_look_back_at(stories):
 def test_losses_stay_on_the_device_of_their_batch(stories):
     """Where a tensor of a loss would be left behind on the CPU, only a machine with a GPU would tell: torch's fakes,
     which compute nothing but where and how large results are, tell everywhere."""
-    batch = ShotDealer(stories, build_tokenizer(stories=200), 3).draw(random.Random(0), 2, 1)
+    batch = ShotDealer(stories, build_tokenizer(stories=200), 3, 64).draw(random.Random(0), 2, 1)
     numbers = TeacherRecipe(COURSE, context_noise=0.1)
     schedule, sizes = Schedule(), {"dim": 24, "ffn_dim": 48, "num_layers": 1, "num_heads": 2, "freq_dim": 8}
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -237,8 +238,9 @@ def test_a_checkpoint_of_another_configuration_is_refused(smoke_run, tmp_path, c
 @pytest.mark.parametrize(
     ("stage", "change", "complaint"),
     [
-        ("pairs", {"teacher": {"guidance": 3.0}}, "made by another teacher or sampler"),
-        ("causal", {"model": {"steps": [1000, 500]}}, "do not fit the data or the student's steps"),
+        ("pairs", {"teacher": {"guidance": 3.0}}, "made by another teacher"),
+        ("causal", {"teacher": {"guidance": 3.0}}, "is of another teacher, sampler or data"),
+        ("causal", {"model": {"steps": [1000, 500]}}, "is of another teacher, sampler or data"),
         ("teacher", {"model": {"height": 64}}, "run the stage latents again"),
         ("teacher", {"model": {"transformer": {"depth": 2}}}, "'depth' is not known"),
     ],
@@ -256,6 +258,36 @@ def test_inputs_of_another_configuration_are_refused(smoke_run, stage, change, c
     assert complaint in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [({"transformer": {"dim": 96}}, "has dim 48"), ({"text_len": 32}, "has text_len 64")],
+)
+def test_a_model_of_other_numbers_is_no_start(smoke_run, change, complaint, tmp_path, capsys):
+    path = tmp_path / "other.yaml"
+    recipe = yaml.safe_load((CONFIGS / "smoke.yaml").read_text())
+    path.write_text(yaml.safe_dump(recipe | {"model": recipe["model"] | change}))
+    for part in ("vae", "latents", "heldout", "tokenizer"):
+        (tmp_path / part).symlink_to(smoke_run / part)
+    start = ["--start", str(smoke_run / "model"), "--out", str(tmp_path)]
+    assert main(["train", "direct", "--config", str(path), *start]) == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_the_indicator_s_angle_may_differ_from_the_start_s(smoke_run, tmp_path):
+    recipe = load_recipe("smoke")
+    model = replace(recipe.model, transformer=recipe.model.transformer | {"cut_angle": 0.0})
+    made = Run(tmp_path, replace(recipe, model=model), smoke_run / "model").first_transformer(128)
+    assert made.config.cut_angle == 0.0
+    assert Run(tmp_path, recipe, smoke_run / "model").first_transformer(128).config.cut_angle == pytest.approx(1 / 6)
+
+
+def test_what_was_cut_off_is_not_told(stories):
+    steered = next(shot for story in stories.stories for shot in story if shot.switch)
+    early, late = steered.cut_to(steered.switch), steered.cut_to(steered.switch + 1)
+    assert early.captions == (steered.caption,) and len(early.latents) == steered.switch
+    assert late.captions == (steered.caption, steered.then) and late.caption_at(steered.switch) == steered.then
+
+
 def test_stories_that_were_written_by_half_are_refused(stories, tmp_path):
     stories.save(tmp_path)
     (tmp_path / "latents.safetensors").write_bytes(b"half a file")
@@ -264,7 +296,7 @@ def test_stories_that_were_written_by_half_are_refused(stories, tmp_path):
 
 
 def test_shots_too_short_for_a_stage_are_told_before_it_begins(stories):
-    dealer = ShotDealer(stories, build_tokenizer(stories=200), 3)
+    dealer = ShotDealer(stories, build_tokenizer(stories=200), 3, 64)
     dealer.check([Phase(1, (1,), first=True)])
     with pytest.raises(UserError, match="No shot of the stories is 90 chunks long"):
         dealer.check([Phase(1, (1,), 0.5), Phase(1, (1, 90))])
@@ -272,7 +304,7 @@ def test_shots_too_short_for_a_stage_are_told_before_it_begins(stories):
 
 def test_shots_of_one_chunk_can_be_looked_at(stories, tmp_path):
     short = [[replace(shot, latents=shot.latents[:3]) for shot in story] for story in stories.stories]
-    dealer = ShotDealer(replace(stories, stories=short), build_tokenizer(stories=200), 3)
+    dealer = ShotDealer(replace(stories, stories=short), build_tokenizer(stories=200), 3, 64)
     vae = new_autoencoder(encoder_dim=8, encoder_blocks=1, decoder_dim=8, decoder_blocks=1, detail_dim=8)
     sizes = {"dim": 24, "ffn_dim": 48, "num_layers": 1, "num_heads": 2, "freq_dim": 8}
     look = Look(vae, dealer, lambda trainee, batch: batch.target, tmp_path, 2, read=True)
@@ -304,13 +336,13 @@ def test_a_folder_of_videos_trains_the_same_stages(smoke_run, tmp_path, capsys):
 def test_two_processes_train_as_one(smoke_run, tmp_path):
     """Data-parallel on the CPU: both processes end with equal weights, and with a checkpoint of a single place."""
     for part in smoke_run.iterdir():
-        if part.name not in ("direct", "intra_shot", "inter_shot", "model"):
+        if part.name not in ("autoencoder", "direct", "intra_shot", "inter_shot", "model"):
             (tmp_path / part.name).symlink_to(part)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    for stage in ("direct", "intra_shot", "inter_shot"):
+    for stage in ("autoencoder", "direct", "intra_shot", "inter_shot"):
         command = [*launch, "-m", "shotstream", "train", stage, "--config", "smoke", "--out", str(tmp_path)]
         environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
         out = subprocess.run(command, capture_output=True, text=True, env=environment)
         assert out.returncode == 0, out.stderr[-2000:]
-        assert (tmp_path / stage / "transformer").is_dir()
+        assert stage == "autoencoder" or (tmp_path / stage / "transformer").is_dir()
         assert len(list(newest_checkpoint(tmp_path / stage).glob("random_states_*"))) == 2, "each has its own"

@@ -21,6 +21,7 @@ STORY_FILES = Path(__file__).parents[2] / "assets" / "stories"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("place", nargs="?", metavar="MODEL", help="the same as --model")
     add_model_arguments(parser)
     parser.add_argument(
         "--stories", type=whole_number(1, 100_000), help=f"how many (default: {STORIES}; with --real all there are)"
@@ -54,6 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.place and args.model:
+        raise UserError("Name one model, either alone or with --model.")
+    args.model = args.place or args.model
     if bool(args.table) != bool(args.output):
         raise UserError("--table and -o go together: the list of models, and the page to write.")
     if args.table and (args.real or args.model):

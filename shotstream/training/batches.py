@@ -20,6 +20,7 @@ from shotstream.models.rope import Phases
 from shotstream.models.transformer import ShotTransformer
 from shotstream.training.data import EncodedShot, StoryLatents
 from shotstream.training.recipe import Phase
+from shotstream.training.trainee import tokens_of
 
 Item = tuple[list[EncodedShot], int]
 """A story and the number of one of its shots."""
@@ -72,7 +73,9 @@ class ShotBatch:
 class ShotDealer:
     """Deals the shots of stored stories in batches; all randomness comes from the generators that a caller gives."""
 
-    def __init__(self, stories: StoryLatents, tokenizer: PreTrainedTokenizerBase, chunk_frames: int) -> None:
+    def __init__(
+        self, stories: StoryLatents, tokenizer: PreTrainedTokenizerBase, chunk_frames: int, text_len: int
+    ) -> None:
         self.latents, self.moving, self.stories = stories.latents, stories.moving, stories.stories
         self.chunk_frames = chunk_frames
         self.items: list[Item] = [(story, index) for story in self.stories for index in range(len(story))]
@@ -80,14 +83,7 @@ class ShotDealer:
             raise UserError("There are no stories to train on.")
         self._lists: dict[tuple[int, bool], list[int]] = {}
         captions = sorted({text for story in self.stories for shot in story for text in shot.captions})
-        encoded = tokenizer(
-            captions,
-            padding="max_length",
-            truncation=True,
-            max_length=tokenizer.model_max_length,
-            return_tensors="pt",
-        )
-        self.tokens = encoded["input_ids"].to(torch.int32)
+        self.tokens = tokens_of(tokenizer, captions, text_len).to(torch.int32)
         self.row = {caption: row for row, caption in enumerate(captions)}
 
     def check(self, phases: Sequence[Phase]) -> None:
@@ -111,7 +107,7 @@ class ShotDealer:
         return [rng.choice(usable) for _ in range(size)]
 
     def choose_stories(self, rng: random.Random, size: int, num_shots: int, num_chunks: int) -> list[list[EncodedShot]]:
-        """The first `num_shots` shots of `size` random stories that have as many, none shorter than `num_chunks`;
+        """The first `num_shots` shots of `size` random stories that have as many, cut to `num_chunks`, none shorter;
         fewer shots if no story has so many."""
         for shots in range(num_shots, 0, -1):
             usable = [
@@ -120,7 +116,8 @@ class ShotDealer:
                 if len(story) >= shots and min(self.length(shot) for shot in story[:shots]) >= num_chunks
             ]
             if usable:
-                return [rng.choice(usable) for _ in range(size)]
+                frames = self.chunk_frames * num_chunks
+                return [[shot.cut_to(frames) for shot in rng.choice(usable)] for _ in range(size)]
         raise UserError(f"No shot of the stories is {num_chunks} chunks long: ask for shorter ones.")
 
     def _usable(self, num_chunks: int, first: bool) -> list[int]:

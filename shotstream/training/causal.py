@@ -56,11 +56,11 @@ def store_pairs(
 ) -> None:
     """Store `recipe.pairs` trajectories in `folder`, a file for each batch; files that are there are kept.
 
-    Raises `UserError` if these were made by another teacher, or for other noise levels.
+    Raises `UserError` if these were made by another teacher, of other stories, or for other noise levels.
     """
     folder.mkdir(parents=True, exist_ok=True)
     wanted = stored_steps(schedule, sampling.sample_steps)
-    maker = json.dumps([wanted, schedule.shift, sampling.guidance, digest_of(teacher)])
+    maker = maker_of(teacher, text_encoder, negative, dealer, schedule, sampling)
     numbers = range(accelerator.process_index, -(-recipe.pairs // recipe.per_file), accelerator.num_processes)
     for number in tqdm(numbers, desc="pairs", unit="file", disable=not accelerator.is_main_process):
         path = pair_path(folder, number)
@@ -83,26 +83,37 @@ def store_pairs(
         os.replace(partial, path)
 
 
-def digest_of(network: torch.nn.Module) -> str:
-    """Of all weights, to tell one network from another."""
-    digest = hashlib.blake2b(digest_size=16)
-    for tensor in network.state_dict().values():
-        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+def maker_of(
+    teacher: ShotTransformer,
+    text_encoder,
+    negative: Tensor,
+    dealer: ShotDealer,
+    schedule: Schedule,
+    sampling: TeacherRecipe,
+) -> str:
+    """What a stored trajectory came from, to tell it from those of other weights, stories or samplers."""
+    digest = hashlib.blake2b(json.dumps(list(dealer.row)).encode(), digest_size=16)
+    tensors = [dealer.latents, negative, *teacher.state_dict().values(), *text_encoder.state_dict().values()]
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    steps = stored_steps(schedule, sampling.sample_steps)
+    return json.dumps([steps, schedule.shift, sampling.guidance, digest.hexdigest()])
 
 
 def pair_path(folder: Path, number: int) -> Path:
     return folder / f"{number:05}.safetensors"
 
 
-def load_pair(path: Path, dealer: ShotDealer, levels: int) -> tuple[ShotBatch, Tensor]:
+def load_pair(path: Path, dealer: ShotDealer, levels: int, maker: str) -> tuple[ShotBatch, Tensor]:
     """The shots of one file as a batch, and their stored states [B, levels + 1, F, C, h, w].
 
-    Raises `UserError` for a file that is missing or not of these stories.
+    Raises `UserError` for a file that is missing, damaged or not by `maker`.
     """
     try:
         with safe_open(path, framework="pt") as file:
             about, states = file.metadata() or {}, file.get_tensor("states").float()
+        if about.get("maker") != maker:
+            raise UserError(f"{path} is of another teacher, sampler or data: remove the folder, run stage pairs again.")
         items = [dealer.items[number] for number in json.loads(about["items"])]
         batch = dealer.collate(items, int(about["chunks"]))
     except (OSError, SafetensorError, KeyError, IndexError, ValueError) as error:
@@ -121,24 +132,27 @@ def train(
     schedule: Schedule,
     recipe: CausalRecipe,
     pairs: Path,
+    maker: str,
     folder: Path,
     accelerator: Accelerator,
     look: Callable[[Trainee, int], str] | None = None,
 ) -> Trainee:
-    """Train or resume in `folder` on the files of `pairs`; returns the student with averaged weights."""
+    """Train or resume in `folder` on the files of `pairs` by `maker`; returns the student with averaged weights."""
     files = -(-recipe.pairs // recipe.per_file)
     learner = Learner(accelerator, student, recipe.course)
 
     def take_step(step: int, rng: random.Random) -> dict[str, float]:
-        size = share_of(recipe.course.phase(step).batch, accelerator)
-        loss = torch.zeros((), device=accelerator.device)
-        parts = max(1, size // recipe.per_file)
-        for _ in range(parts):
-            batch, states = load_pair(pair_path(pairs, rng.randrange(files)), dealer, len(schedule.steps))
+        parts, rest = divmod(share_of(recipe.course.phase(step).batch, accelerator), recipe.per_file)
+        if rest:
+            raise UserError(f"A process's share of a batch must be whole files of {recipe.per_file} trajectories.")
+
+        def loss_of_a_file() -> Tensor:
+            batch, states = load_pair(pair_path(pairs, rng.randrange(files)), dealer, len(schedule.steps), maker)
             batch, states = batch.to(accelerator.device), states.to(accelerator.device)
             embeds = embed_frozen(text_encoder, batch.tokens)
-            loss = loss + learner.module(loss_of, batch, states, embeds, schedule) / parts
-        return {"regression": learner.update(loss, step)}
+            return learner.module(loss_of, batch, states, embeds, schedule) / parts
+
+        return {"regression": learner.update((loss_of_a_file() for _ in range(parts)), step)}
 
     def look_now(step: int) -> str:
         with learner.averaged():

@@ -24,20 +24,9 @@ from pathlib import Path
 
 from shotstream.arguments import Parser
 from shotstream.errors import UserError
+from shotstream.training import STAGES
 
 DEFAULT_OUT = "~/.cache/shotstream/CONFIG"
-STAGES = (
-    "autoencoder",
-    "decoder",
-    "latents",
-    "direct",
-    "teacher",
-    "pairs",
-    "causal",
-    "intra_shot",
-    "inter_shot",
-    "export",
-)
 
 
 def add_arguments(parser: Parser) -> None:

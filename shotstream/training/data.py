@@ -50,6 +50,11 @@ class EncodedShot:
     def captions(self) -> tuple[str, ...]:
         return (self.caption, self.then) if self.switch else (self.caption,)
 
+    def cut_to(self, frames: int) -> EncodedShot:
+        """The first latent `frames`: what comes later was neither shown nor said."""
+        told = {} if self.switch < frames else {"then": "", "switch": 0}
+        return replace(self, latents=self.latents[:frames], **told)
+
     def caption_at(self, frame: int) -> str:
         """The caption of a latent frame."""
         return self.then if 0 < self.switch <= frame else self.caption

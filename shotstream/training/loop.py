@@ -66,18 +66,24 @@ class Learner:
     def unwrapped(self) -> Unit:
         return self.accelerator.unwrap_model(self.module)
 
-    def update(self, loss: Tensor, step: int) -> float:
-        """One step down `loss`; returns its value, which is no number if a gradient is none."""
+    def update(self, loss: Tensor | Iterable[Tensor], step: int) -> float:
+        """One step down `loss`, or the sum of several; returns its value, which is no number if a gradient is none.
+
+        Several are asked for one after the other, each when the graph of the one before has been let go.
+        """
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = self.lr * self.course.rate(step)
             optimiser.zero_grad()
-        self.accelerator.backward(loss)
+        value = 0.0
+        for part in [loss] if isinstance(loss, Tensor) else loss:
+            self.accelerator.backward(part)
+            value += part.item()
         norm = self.accelerator.clip_grad_norm_(self.trained, self.course.clip)
         for optimiser in self.optimisers:
             optimiser.step()
         self.ema.step(self.trained)
-        return loss.item() if math.isfinite(norm) else math.nan  # before such weights get into a checkpoint
+        return value if math.isfinite(norm) else math.nan  # before such weights get into a checkpoint
 
     def averaged(self) -> _Averaged:
         """A context in which the module's weights are their average."""

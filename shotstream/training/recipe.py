@@ -14,7 +14,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 import yaml
 
 from shotstream.errors import UserError
+from shotstream.training import STAGES
 
+SHARES = {"direct": ("sampler_levels", "unknown_words"), "teacher": ("drop_context", "drop_text", "unknown_words")}
 CONFIGS = Path(__file__).parent / "configs"
 
 
@@ -197,6 +199,14 @@ def shipped_recipes() -> tuple[str, ...]:
 
 def _check(recipe: Recipe, path: str) -> None:
     """Raises `UserError` for numbers that are of the right kind and yet cannot be."""
+    if not recipe.stages or not set(recipe.stages) <= set(STAGES):
+        raise UserError(f"{path}: stages lists what to run, out of {', '.join(STAGES)}.")
+    _check_model(recipe.model, path)
+    for stage, names in SHARES.items():
+        for name in names:
+            value = getattr(getattr(recipe, stage), name) if getattr(recipe, stage) else 0.0
+            if not 0 <= value <= 1:
+                raise UserError(f"{path}: {stage}.{name} is a share from 0 to 1, not {value}.")
     if numbers := recipe.autoencoder:
         _check_course(numbers.decoder, f"{path}: autoencoder.decoder")
     for stage in ("autoencoder", "direct", "teacher", "causal", "intra_shot", "inter_shot"):
@@ -209,14 +219,22 @@ def _check(recipe: Recipe, path: str) -> None:
                 )
     least = {"data.stories": recipe.data.stories, "data.heldout": recipe.data.heldout, "look_at": recipe.look_at}
     if numbers := recipe.causal:
+        if max(numbers.chunks, default=1) > recipe.model.max_chunks:
+            raise UserError(f"{path}: causal.chunks asks for more than model.max_chunks, {recipe.model.max_chunks}.")
         least |= {
             "causal.pairs": numbers.pairs,
             "causal.per_file": numbers.per_file,
             "causal.chunks": len(numbers.chunks),
         }
+    if numbers := recipe.teacher:
+        least["teacher.sample_steps"] = numbers.sample_steps
     for stage in ("intra_shot", "inter_shot"):
         if numbers := getattr(recipe, stage):
             least |= {f"{stage}.critic_steps": numbers.critic_steps, f"{stage}.shots": numbers.shots}
+            if numbers.lora_rank < 0 or (numbers.lora_rank and numbers.lora_alpha < 1) or numbers.critic_lr <= 0:
+                raise UserError(
+                    f"{path}: {stage} needs a critic_lr above zero, and lora_alpha where it has a lora_rank."
+                )
     for name, value in least.items():
         if value < 1:
             raise UserError(f"{path}: {name} must be at least one.")
@@ -226,11 +244,31 @@ def _check(recipe: Recipe, path: str) -> None:
         raise UserError(f"{path}: teacher.trained is all or self_attention, not {recipe.teacher.trained!r}.")
 
 
+def _check_model(model: ModelRecipe, path: str) -> None:
+    steps = model.steps
+    if not steps or steps[0] != 1000 or any(a <= b for a, b in zip(steps, (*steps[1:], 0), strict=True)):
+        raise UserError(f"{path}: model.steps fall from 1000 to above zero, not {list(steps)}.")
+    if not 0 < model.shift <= 1000:
+        raise UserError(f"{path}: model.shift must be above zero, at most 1000.")
+    if model.chunk_frames != 3:
+        raise UserError(f"{path}: model.chunk_frames is 3: stories are stored in chunks of three latent frames.")
+    if not 1 <= model.default_chunks <= model.max_chunks:
+        raise UserError(f"{path}: model.default_chunks must be from 1 to model.max_chunks.")
+    if min(model.text_len, model.height, model.width, model.fps) < 1:
+        raise UserError(f"{path}: model.text_len, height, width and fps must be at least one.")
+
+
 def _check_course(course: Course, where: str) -> None:
     if course.steps < 1 or not course.phases or course.phases[-1].end != 1.0:
         raise UserError(f"{where} needs at least one step, and phases of which the last ends at 1.0.")
     if any(p.batch < 1 or not p.chunks or min(p.chunks) < 1 for p in course.phases):
         raise UserError(f"{where}: a phase needs a batch and chunks of at least one.")
+    if min(course.save_every, course.look_every, course.warmup) < 1:
+        raise UserError(f"{where}: save_every, look_every and warmup must be at least one.")
+    if not (0 < course.lr < 10 and 0 <= course.ema < 1 and course.clip > 0 and course.weight_decay >= 0):
+        raise UserError(f"{where} needs 0 < lr < 10, 0 <= ema < 1, clip above zero and no negative weight_decay.")
+    if len(course.betas) != 2 or not all(0 <= beta < 1 for beta in course.betas):
+        raise UserError(f"{where}.betas are two numbers from zero to below one.")
     if course.optimiser not in ("adamw", "muon"):
         raise UserError(f"{where}.optimiser is adamw or muon, not {course.optimiser!r}.")
 

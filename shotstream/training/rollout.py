@@ -50,7 +50,8 @@ def roll_out(
     """Clean latents [B, F, C, h, w] of the batch's shots, as the engine would make them.
 
     Every chunk is denoised up to step `last_step` (the schedule's last by default) and taken as it then is; with
-    gradients enabled they flow through that step alone. The batch's target gives only the shape.
+    gradients enabled they flow through that step alone. Where a caption changes in mid-shot the local cache is filled
+    anew under the new one, as by the engine. The batch's target gives only the shape.
     """
     last_step = len(schedule.steps) - 1 if last_step is None else last_step
     cache, phases = allocate_cache(transformer, batch), batch.phases(transformer)
@@ -68,14 +69,16 @@ def roll_out(
     # caption keys and values are the transformer's own work, so a step with a gradient computes them once more
     live = transformer.embed_captions(embeds) if wants_gradient else captions
 
-    def predict(noisy: Tensor, timestep: float, chunk: int, gradient: bool) -> Tensor:
+    def predict(noisy: Tensor, timestep: float, chunk: int, gradient: bool, told: int | None = None) -> Tensor:
+        """The flow of `chunk` under its own caption, or that of the chunk `told`."""
         start = chunk * size
+        frame = start if told is None else told * size
         windows = cache.joining_windows(start) if gradient else cache.chunk_windows(start + size)
         with torch.set_grad_enabled(gradient):
             return transformer.forward_cached(
                 noisy,
                 torch.full((1, 1), timestep),
-                (live if gradient else captions).routed(batch.caption[:, start]),
+                (live if gradient else captions).routed(batch.caption[:, frame]),
                 phases.frames(MAX_CONTEXT_FRAMES + start, MAX_CONTEXT_FRAMES + start + size, tokens),
                 windows,
             )
@@ -84,6 +87,9 @@ def roll_out(
     last_timestep = schedule.timesteps.tolist()[last_step]
     chunks = []
     for chunk in range(num_chunks):
+        if chunk and not torch.equal(batch.caption[:, chunk * size], batch.caption[:, (chunk - 1) * size]):
+            for earlier, clean in enumerate(chunks):
+                predict(clean.detach(), 0.0, earlier, gradient=False, told=chunk)
         estimates = denoise(
             lambda noisy, t, c=chunk: predict(noisy, t, c, gradient=wants_gradient and t == last_timestep),
             lambda step, c=chunk: noise(c, step),

@@ -29,7 +29,7 @@ from shotstream.training.data import StoryLatents
 from shotstream.training.recipe import Course, Recipe
 from shotstream.training.rollout import drawn_noise, roll_out
 from shotstream.training.sheets import Look, Sample
-from shotstream.training.trainee import Trainee, embed_frozen, frozen
+from shotstream.training.trainee import Trainee, embed_frozen, frozen, tokens_of
 from shotstream.training.vocabulary import build_text_encoder
 
 
@@ -119,7 +119,7 @@ class Run:
                 f"The latents in {folder} have the shape {tuple(stories.latents.shape[1:])}, this configuration's "
                 f"{shape}: run the stage latents again."
             )
-        dealer = ShotDealer(stories, self.tokenizer, self.schedule.chunk_frames)
+        dealer = ShotDealer(stories, self.tokenizer, self.schedule.chunk_frames, model.text_len)
         dealer.check(course.phases if course else ())
         return dealer
 
@@ -138,14 +138,21 @@ class Run:
         return transformer
 
     def first_transformer(self, text_dim: int) -> ShotTransformer:
-        """The model's to start from, else an untrained one."""
-        if self.base:
-            return self._remembering(deepcopy(self.base.transformer))
-        torch.manual_seed(self.recipe.data.seed)
+        """The model's to start from, else an untrained one. Raises `UserError` for numbers that are not known, or that
+        the model to start from has otherwise (the indicator's angle is no weight: it may differ)."""
         told = self.recipe.model.transformer
         config = transformer_config(told, "model.transformer")
         if unknown := [key for key in told if key not in config]:
             raise UserError(f"model.transformer: {unknown[0]!r} is not known here.")
+        if self.base:
+            made = deepcopy(self.base.transformer)
+            angle = config.pop("cut_angle", made.config.cut_angle)
+            for key, value in (config | {"text_len": self.recipe.model.text_len}).items():
+                if (has := made.config[key]) != value:
+                    raise UserError(f"{self.start} has {key} {has}, this configuration {value}: they must be the same.")
+            made.register_to_config(cut_angle=angle)
+            return self._remembering(made)
+        torch.manual_seed(self.recipe.data.seed)
         made = ShotTransformer(**config, text_dim=text_dim, text_len=self.recipe.model.text_len)
         return self._remembering(made)
 
@@ -170,15 +177,10 @@ class Run:
 
     def negative(self, text_encoder: UMT5EncoderModel) -> Tensor:
         """[text_len, text_dim] of the unconditional branch: the negative prompt's, or zeros, as dropped text is."""
-        tokens = self.tokenizer(
-            self.recipe.model.negative_prompt,
-            padding="max_length",
-            truncation=True,
-            max_length=self.tokenizer.model_max_length,
-            return_tensors="pt",
-        )["input_ids"].to(text_encoder.device)
+        model = self.recipe.model
+        tokens = tokens_of(self.tokenizer, [model.negative_prompt], model.text_len).to(text_encoder.device)
         embeds = embed_frozen(text_encoder, tokens)[0]
-        return embeds if self.recipe.model.negative_prompt else torch.zeros_like(embeds)
+        return embeds if model.negative_prompt else torch.zeros_like(embeds)
 
     def look(self, stage: str, text_encoder: UMT5EncoderModel | None) -> Look:
         """A look at a student by its own rollout."""

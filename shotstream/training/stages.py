@@ -123,14 +123,18 @@ class Stages(Run):
         )
 
     def causal(self) -> None:
-        text_encoder = self.text_encoder()
+        text_encoder, dealer = self.text_encoder(), self.dealer()
+        teacher = self.transformer("teacher")
         trained = causal.train(
-            Trainee(self.transformer("teacher")),
+            Trainee(teacher),
             text_encoder,
-            self.dealer(),
+            dealer,
             self.schedule,
             self.numbers("causal"),
             self.made("pairs", "pairs"),
+            causal.maker_of(
+                teacher, text_encoder, self.negative(text_encoder), dealer, self.schedule, self.numbers("teacher")
+            ),
             self.out / "causal",
             self.accelerator(),
             self.look("causal", text_encoder),
@@ -152,6 +156,7 @@ class Stages(Run):
         numbers, accelerator = self.numbers("inter_shot"), self.accelerator()
         before = self._before("inter_shot")
         student = self.transformer(before)
+        torch.manual_seed(numbers.course.seed)  # the updates begin at random
         adapted = inter_shot.Adapted(student, numbers.lora_rank, numbers.lora_alpha) if numbers.lora_rank else None
         critic = self.transformer(*(("intra_shot", "critic") if before == "intra_shot" else ("teacher",)))
         networks = self._networks(numbers, student, critic, accelerator)

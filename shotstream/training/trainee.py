@@ -1,12 +1,15 @@
-"""A transformer and its text encoder as one unit of training, and captions to embeddings. Knows no loss."""
+"""A transformer and its text encoder as one unit of training, and captions to tokens and embeddings. Knows no loss."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import UMT5EncoderModel
+from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
+from shotstream.models.text import clean_caption
 from shotstream.models.transformer import ShotTransformer
 from shotstream.training.loop import Unit
 
@@ -32,6 +35,18 @@ def embed(text_encoder: UMT5EncoderModel, tokens: Tensor) -> Tensor:
     used, used_mask = tokens[:, :longest], mask[:, :longest]
     hidden = text_encoder(input_ids=used, attention_mask=used_mask).last_hidden_state * used_mask[..., None]
     return F.pad(hidden, (0, 0, 0, tokens.shape[1] - longest))
+
+
+def tokens_of(tokenizer: PreTrainedTokenizerBase, captions: Sequence[str], text_len: int) -> Tensor:
+    """[N, text_len] long token numbers of `captions`, cleaned as the engine's text encoder cleans them."""
+    encoded = tokenizer(
+        [clean_caption(caption) for caption in captions],
+        padding="max_length",
+        truncation=True,
+        max_length=text_len,
+        return_tensors="pt",
+    )
+    return encoded["input_ids"]
 
 
 def hide_words(tokens: Tensor, share: float) -> Tensor:
