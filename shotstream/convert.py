@@ -1,4 +1,4 @@
-"""`convert`: the published checkpoint becomes a model folder, in 16 bits, once.
+"""`convert`: a checkpoint, the published one or its backbone's, becomes a model folder, in 16 bits, once.
 
 The folder holds what the checkpoint holds. VAE, text encoder and tokenizer are named by their repository and loaded
 from there, so that nothing is on the disk twice.
@@ -15,7 +15,11 @@ from shotstream.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=Path, help='file in the published layout: {"generator": tensors}')
+    parser.add_argument(
+        "checkpoint",
+        type=Path,
+        help='file in the published layout: {"generator": tensors}, or .safetensors of the text-to-video backbone',
+    )
     parser.add_argument("folder", type=Path, help="new model folder")
     parser.add_argument(
         "--heads",

@@ -14,7 +14,7 @@ import reference
 import torch
 from complaints import refusal
 from reference import publish
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from shotstream.__main__ import main
 from shotstream.models.checkpoint import load_checkpoint
@@ -40,6 +40,17 @@ def test_a_checkpoint_is_loaded_under_its_own_names(weights, tmp_path):
         }
         assert not transformer.training
     assert load_checkpoint(path, CONFIG, dtype=torch.bfloat16).dtype == torch.bfloat16
+
+
+def test_the_backbone_s_own_file_is_read_too(weights, tmp_path):
+    """Safetensors under the same names without a prefix."""
+    path = tmp_path / "diffusion_pytorch_model.safetensors"
+    assert "no sound safetensors" in refusal(load_checkpoint, path)
+    save_file(weights, path)
+    state = load_checkpoint(path, num_heads=3).state_dict()
+    assert set(state) == set(weights) and all(torch.equal(state[name], weights[name]) for name in weights)
+    save_file({name: tensor for name, tensor in weights.items() if name != "head.modulation"}, path)
+    assert "lacks the tensor head.modulation" in refusal(load_checkpoint, path, num_heads=3)
 
 
 def test_the_first_offending_tensor_is_named(weights, tmp_path):

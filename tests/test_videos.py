@@ -6,6 +6,7 @@ seen at once, in pixels as in latents.
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -457,6 +458,42 @@ def test_csv_says_the_same_as_json(folder):
     ]
     for a, b in zip(from_csv, stories, strict=True):
         assert [(s.start, s.end, s.caption) for s in a.shots] == [(s.start, s.end, s.caption) for s in b.shots]
+
+
+def test_a_row_a_video_with_a_story_file_says_the_same_too(folder):
+    """As public sets have it, and with everything that can be wrong in it."""
+    stories = read_annotations(folder)
+    entries = json.loads((folder / "annotations.json").read_text())
+    (folder / "annotations.json").unlink()
+
+    def write(rows: list[list[str]]) -> None:
+        with (folder / "annotations.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([["json_path", "video_path", "frame_number"], *rows])
+
+    rows = []
+    for number, entry in enumerate(entries):
+        told = {"global_caption": entry["global_caption"] or "A film."}
+        told |= {f"shot{i}": shot["caption"] for i, shot in enumerate(entry["shots"], start=1)}
+        (folder / f"{number}.json").write_text(json.dumps(told))
+        frames = [[shot["start"], shot["end"]] for shot in entry["shots"]]
+        rows.append([f"{number}.json", entry["video"], json.dumps(frames)])
+    write(rows)
+    found = read_annotations(folder)
+    assert [story.path for story in found] == [story.path for story in stories]
+    assert [[(s.start, s.end, s.caption) for s in story.shots] for story in found] == [
+        [(s.start, s.end, s.caption) for s in story.shots] for story in stories
+    ]
+    told, video, frames = rows[0]
+    for wrong, words in (
+        (["../0.json", video, frames], "outside the folder"),
+        (["9.json", video, frames], "not in the folder"),
+        ([told, video, "[[0]]"], "is not a list like"),
+        ([told, video], "is not a list like"),
+        ([told, video, "[]"], "but frames of 0"),
+    ):
+        write([wrong])
+        with pytest.raises(UserError, match=words):
+            read_annotations(folder)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Weights on disk to a module in memory: the published `.pt` layout and safetensors folders, both strictly.
+"""Weights on disk to a module in memory: the published `.pt` layout, safetensors files and folders, all strictly.
 
 Modules are built on the meta device and filled tensor by tensor in their target dtype, so that the file's own dtype
 never occupies memory as a whole. Nothing is unpickled but tensors. Knows no model folder and no Hub.
@@ -132,18 +132,18 @@ def _offender(error: Exception) -> str:
     return found.group(1) if found else "an unknown object"
 
 
-def infer_config(tensors: Mapping[str, torch.Tensor], source: object, num_heads: int | None) -> dict[str, Any]:
+def infer_config(shapes: Mapping[str, tuple[int, ...]], source: object, num_heads: int | None) -> dict[str, Any]:
     """The configuration that a published checkpoint's shapes tell; heads have 128 channels unless `num_heads` says."""
 
-    def shape(name: str, ndim: int) -> torch.Size:
-        if name not in tensors:
+    def shape(name: str, ndim: int) -> tuple[int, ...]:
+        if name not in shapes:
             raise UserError(f"{source} lacks the tensor {name}.")
-        if tensors[name].ndim != ndim:
-            raise UserError(f"{source}: the tensor {name} has {tensors[name].ndim} dimensions instead of {ndim}.")
-        return tensors[name].shape
+        if len(shapes[name]) != ndim:
+            raise UserError(f"{source}: the tensor {name} has {len(shapes[name])} dimensions instead of {ndim}.")
+        return shapes[name]
 
     dim, in_dim, *patch = shape("patch_embedding.weight", 5)
-    layers = {int(found.group(1)) for name in tensors if (found := re.match(r"blocks\.(\d{1,4})\.", name))}
+    layers = {int(found.group(1)) for name in shapes if (found := re.match(r"blocks\.(\d{1,4})\.", name))}
     if num_heads is None and dim % 128:
         raise UserError(f"{source}: its width of {dim} does not tell the number of heads: give it with --heads.")
     return transformer_config(
@@ -170,16 +170,27 @@ def load_checkpoint(
     dtype: torch.dtype = torch.float32,
     num_heads: int | None = None,
 ) -> ShotTransformer:
-    """The transformer in a published checkpoint; `config` is read from its shapes when None.
+    """The transformer in a published checkpoint, or in a `.safetensors` file of the same names without the prefix, as
+    the text-to-video backbone's is; `config` is read from its shapes when None.
 
     Raises `UserError` naming the first tensor that is missing, unknown, of a wrong shape or not finite.
     """
+
+    def load(shapes: Mapping[str, tuple[int, ...]], read: Callable[[str], torch.Tensor]) -> ShotTransformer:
+        chosen = infer_config(shapes, path, num_heads) if config is None else transformer_config(config, path)
+        with torch.device("meta"):
+            transformer = ShotTransformer(**chosen)
+        return fill(transformer, shapes, read, path, device, dtype)
+
+    if Path(path).suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="pt") as file:
+                shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+                return load(shapes, file.get_tensor)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"There is no sound safetensors file at {path}: {error}.") from error
     tensors = read_checkpoint(path)
-    chosen = infer_config(tensors, path, num_heads) if config is None else transformer_config(config, path)
-    with torch.device("meta"):
-        transformer = ShotTransformer(**chosen)
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    return fill(transformer, shapes, tensors.__getitem__, path, device, dtype)
+    return load({name: tuple(tensor.shape) for name, tensor in tensors.items()}, tensors.__getitem__)
 
 
 def load_safetensors(

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from shotstream.errors import UserError
-from shotstream.story import clean_prompt
+from shotstream.story import clean_prompt, read_story
 
 FILE_NAMES = ("annotations.json", "annotations.csv")
 COLUMNS = ("video", "shot", "start", "end", "caption", "global_caption")
+STORY_COLUMNS = ("video_path", "json_path", "frame_number")  # as public multi-shot sets have it: a row a video
 MAX_FILE_BYTES = 1 << 30
 
 
@@ -44,7 +45,8 @@ def read_annotations(folder: Path) -> list[AnnotatedStory]:
     """Reads the one annotation file of `folder`; raises `UserError` for whatever is wrong with it.
 
     JSON: [{"video": "clip.mp4", "global_caption": "...", "shots": [{"start": 0, "end": 81, "caption": "..."}]}].
-    CSV: a row a shot with the columns `COLUMNS`; rows of one video are one story, ordered by the number in `shot`.
+    CSV: a row a shot with the columns `COLUMNS`; rows of one video are one story, ordered by the number in `shot`. Or a
+    row a video with the columns `STORY_COLUMNS`: a story file, and its shots' frames as "[[0, 81], [81, 162]]".
     The global caption may be empty, a shot's caption may not.
     """
     if not folder.is_dir():
@@ -57,7 +59,7 @@ def read_annotations(folder: Path) -> list[AnnotatedStory]:
     path = found[0]
     try:
         text = _read_text(path)
-        entries = _parse_json(text) if path.suffix == ".json" else _parse_csv(text)
+        entries = _parse_json(text) if path.suffix == ".json" else _parse_csv(text, folder)
         if not entries:
             raise UserError("There are no stories in it.")
         return [_checked_story(number, entry, folder) for number, entry in enumerate(entries, start=1)]
@@ -90,11 +92,13 @@ def _parse_json(text: str) -> list[Any]:
     return entries
 
 
-def _parse_csv(text: str) -> list[dict[str, Any]]:
+def _parse_csv(text: str, folder: Path) -> list[dict[str, Any]]:
     """The rows as the JSON format would have them, one story a video."""
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     stories: dict[str, dict[str, Any]] = {}
     try:
+        if set(STORY_COLUMNS) <= set(reader.fieldnames or ()):
+            return [_story_row(number, row, folder) for number, row in enumerate(reader, start=1)]
         if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
             raise UserError(f"It has no column {missing[0]!r}: the columns are {','.join(COLUMNS)}.")
         for row in reader:
@@ -115,6 +119,23 @@ def _parse_csv(text: str) -> list[dict[str, Any]]:
         if twice := [a for a, b in zip(numbers, numbers[1:], strict=False) if a == b]:
             raise UserError(f"{video} has shot {twice[0]} twice.")
     return list(stories.values())
+
+
+def _story_row(number: int, row: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A video of `STORY_COLUMNS` as the JSON format would have it."""
+    story = read_story(_path_inside(folder, row["json_path"], number, "story file"))
+    try:
+        ranges = json.loads(row["frame_number"] or "")
+        frames = [(start, end) for start, end in ranges]
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f'The frame_number of story {number} is not a list like "[[0, 81], [81, 162]]".') from error
+    if len(frames) != len(story.shots):
+        raise UserError(f"Story {number} has {len(story.shots)} shots, but frames of {len(frames)}.")
+    shots = [
+        {"start": start, "end": end, "caption": shot.caption}
+        for (start, end), shot in zip(frames, story.shots, strict=True)
+    ]
+    return {"video": row["video_path"], "global_caption": story.global_caption, "shots": shots}
 
 
 def _checked_story(number: int, entry: Any, folder: Path) -> AnnotatedStory:
@@ -164,17 +185,17 @@ def _whole_number(value: Any, name: str) -> int:
         raise UserError(f"{name} is {str(value)[:40]!r}, which is not a whole number.") from error
 
 
-def _path_inside(folder: Path, video: Any, number: int) -> Path:
+def _path_inside(folder: Path, name: Any, number: int, what: str = "video") -> Path:
     """Annotations come from strangers: neither `..`, nor an absolute path, nor a link leads out of the folder."""
-    if not isinstance(video, str) or not video.strip():
-        raise UserError(f"Story {number} has no name of a video file.")
+    if not isinstance(name, str) or not name.strip():
+        raise UserError(f"Story {number} has no name of a {what}.")
     try:
-        path = (folder / video).resolve()
+        path = (folder / name).resolve()
         inside, there = path.is_relative_to(folder.resolve()), path.is_file()
     except (OSError, ValueError, RuntimeError) as error:  # a name too long, a NUL, links in a circle
-        raise UserError(f"The video {video[:100]!r} of story {number} is not a file name.") from error
+        raise UserError(f"The {what} {name[:100]!r} of story {number} is not a file name.") from error
     if not inside:
-        raise UserError(f"The video {video} is outside the folder: move it inside.")
+        raise UserError(f"The {what} {name} is outside the folder: move it inside.")
     if not there:
-        raise UserError(f"The video {video} is not in the folder.")
+        raise UserError(f"The {what} {name} is not in the folder.")
     return path
