@@ -27,7 +27,7 @@ from shotstream.errors import UserError
 
 LARGEST_PICTURE = (832, 512)  # width, height up to which small pictures are enlarged
 MPEG_TS_CLOCK = 90_000  # ticks a second
-X264_OPTIONS = {"preset": "veryfast", "tune": "zerolatency", "crf": "18", "threads": "1"}
+X264_OPTIONS = {"preset": "ultrafast", "tune": "zerolatency", "crf": "18", "threads": "1"}
 
 
 @dataclass(frozen=True)
