@@ -53,6 +53,7 @@ def test_the_backbone_s_own_file_is_read_too(weights, tmp_path):
     assert "lacks the tensor head.modulation" in refusal(load_checkpoint, path, num_heads=3)
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR")  # torch's own opinion of what is refused here
 def test_the_first_offending_tensor_is_named(weights, tmp_path):
     path = tmp_path / "model.pt"
     name = "blocks.1.ffn.0.weight"

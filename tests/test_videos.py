@@ -384,7 +384,7 @@ SHOT = {"start": 0, "end": 20, "caption": "it"}
         ({"video": "/etc/passwd"}, "outside the folder"),
         ({"video": "a\0b"}, "not a file name"),
         ({"video": "x" * 5000}, "not a file name"),
-        ({"video": 5}, "Story 1 has no name of a video file"),
+        ({"video": 5}, "Story 1 has no name of a video"),
         ({"video": "noise.mp4"}, "noise.mp4 cannot be decoded"),
         ({"video": "empty.mp4"}, "empty.mp4 cannot be decoded"),
         ({"video": "cut.mp4"}, "cut.mp4 cannot be decoded"),
