@@ -166,15 +166,20 @@ def test_a_resumed_run_equals_an_uninterrupted_one(smoke_run, stage, tmp_path):
     shutil.rmtree(again / "transformer", ignore_errors=True)
     (again / "checkpoint.partial").mkdir()
     (again / "checkpoint.partial" / "model.safetensors").write_bytes(b"half a file")
-    if stage == "autoencoder":
-        (tmp_path / "vae").unlink()
+    shutil.rmtree(again / "vae", ignore_errors=True)
     assert newest_checkpoint(again) is not None
     assert main(["train", stage, "--config", "smoke", "--out", str(tmp_path)]) == 0
     weights = newest_checkpoint(again) / "model.safetensors"
-    expected, found = load_file(newest_checkpoint(smoke_run / stage) / "model.safetensors"), load_file(weights)
-    assert expected.keys() == found.keys() and len(found) > 5
-    for name in expected:
-        assert torch.equal(expected[name], found[name]), name
+    part = "vae" if stage == "autoencoder" else "transformer"
+    averaged = f"{part}/diffusion_pytorch_model.safetensors"
+    for one, other in (
+        (newest_checkpoint(smoke_run / stage) / "model.safetensors", weights),
+        (smoke_run / stage / averaged, again / averaged),
+    ):
+        expected, found = load_file(one), load_file(other)
+        assert expected.keys() == found.keys() and len(found) > 5
+        for name in expected:
+            assert torch.equal(expected[name], found[name]), name
     steps = [[row["step"] for row in LossLog.rows_of(folder / "losses.csv")] for folder in (smoke_run / stage, again)]
     assert steps[0] == steps[1]
 
@@ -266,7 +271,7 @@ def test_a_model_of_other_numbers_is_no_start(smoke_run, change, complaint, tmp_
     path = tmp_path / "other.yaml"
     recipe = yaml.safe_load((CONFIGS / "smoke.yaml").read_text())
     path.write_text(yaml.safe_dump(recipe | {"model": recipe["model"] | change}))
-    for part in ("vae", "latents", "heldout", "tokenizer"):
+    for part in ("latents", "heldout", "tokenizer"):
         (tmp_path / part).symlink_to(smoke_run / part)
     start = ["--start", str(smoke_run / "model"), "--out", str(tmp_path)]
     assert main(["train", "direct", "--config", str(path), *start]) == 2
@@ -323,7 +328,7 @@ def test_a_gradient_that_is_no_number_is_told_at_once():
 
 def test_a_folder_of_videos_trains_the_same_stages(smoke_run, tmp_path, capsys):
     write_sample(tmp_path / "videos", stories=4, seed=0)
-    (tmp_path / "vae").symlink_to(smoke_run / "vae")
+    (tmp_path / "autoencoder").symlink_to(smoke_run / "autoencoder")
     arguments = ["--config", "smoke", "--videos", str(tmp_path / "videos"), "--out", str(tmp_path)]
     assert main(["train", "latents", *arguments]) == 0
     kept, heldout = (StoryLatents.load(tmp_path / part) for part in ("latents", "heldout"))

@@ -1,7 +1,7 @@
 """`python -m shotstream train STAGE`: from nothing to a model folder, one stage after another.
 
-    autoencoder   pixels to latents and back                         -> OUT/vae
-    decoder       its decoder alone once more                        -> OUT/vae
+    autoencoder   pixels to latents and back                         -> OUT/autoencoder
+    decoder       its decoder alone once more                        -> OUT/decoder
     latents       stories, rendered or read from videos, encoded     -> OUT/latents, OUT/heldout, OUT/tokenizer
     direct        a causal student without a teacher (the short way) -> OUT/direct
     teacher       stage 1: the bidirectional next-shot teacher       -> OUT/teacher

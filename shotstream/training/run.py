@@ -5,6 +5,8 @@ Knows files; which stage takes what is in `stages`.
 
 from __future__ import annotations
 
+import os
+import shutil
 from copy import deepcopy
 from functools import cached_property
 from pathlib import Path
@@ -76,15 +78,24 @@ class Run:
 
     @property
     def vae(self) -> VAE:
-        """The autoencoder of this run, or of the model to start from, on this process's device."""
-        if self.base and not (self.out / "vae").is_dir():
+        """The autoencoder of this run, its decoder refined if that was done, or that of the model to start from; on
+        this process's device."""
+        stage = "decoder" if (self.out / "decoder" / "vae").is_dir() else "autoencoder"
+        if self.base and not (self.out / stage / "vae").is_dir():
             return cast_vae(self.base.vae, device=PartialState().device)
-        vae = PixelAutoencoder.from_pretrained(self.made("vae", "autoencoder"))
-        return frozen(vae).to(PartialState().device)
+        return frozen(self.read(PixelAutoencoder, f"{stage}/vae", stage)).to(PartialState().device)
+
+    def read(self, kind: Any, part: str, stage: str, **options: Any) -> Any:
+        """What `stage` left as `part`. Raises `UserError` if it is missing or damaged."""
+        folder = self.made(part, stage)
+        try:
+            return kind.from_pretrained(folder, **options)
+        except Exception as error:  # the libraries raise nearly anything
+            raise UserError(f"{folder} is damaged: run the stage {stage} again.") from error
 
     @cached_property
     def tokenizer(self):
-        return PreTrainedTokenizerFast.from_pretrained(self.made("tokenizer", "latents"))
+        return self.read(PreTrainedTokenizerFast, "tokenizer", "latents")
 
     def text_encoder(self, stage: str = "teacher") -> UMT5EncoderModel:
         """The text encoder that was trained with `stage`, the first denoiser of its line, or that of the model to
@@ -92,7 +103,7 @@ class Run:
         folder = self.out / stage / "text_encoder"
         if not folder.is_dir() and self.base:
             return self.base_text_encoder()
-        encoder = UMT5EncoderModel.from_pretrained(self.made(f"{stage}/text_encoder", stage))
+        encoder = self.read(UMT5EncoderModel, f"{stage}/text_encoder", stage)
         return frozen(encoder).to(PartialState().device)
 
     def base_text_encoder(self) -> UMT5EncoderModel:
@@ -125,12 +136,7 @@ class Run:
 
     def transformer(self, stage: str, part: str = "transformer") -> ShotTransformer:
         """What `stage` left, for training on. Raises `UserError` if it is missing or damaged."""
-        folder = self.made(f"{stage}/{part}", stage)
-        try:
-            made = ShotTransformer.from_pretrained(folder, torch_dtype=torch.float32)
-        except Exception as error:  # the library raises nearly anything
-            raise UserError(f"{folder} is damaged: run the stage {stage} again.") from error
-        return self._remembering(made)
+        return self._remembering(self.read(ShotTransformer, f"{stage}/{part}", stage, torch_dtype=torch.float32))
 
     def _remembering(self, transformer: ShotTransformer) -> ShotTransformer:
         if self.recipe.gradient_checkpointing:
@@ -202,9 +208,22 @@ class Run:
         """Leave the weights of `stage` for later ones."""
         if not self.is_main:
             return
-        trained.transformer.save_pretrained(self.out / stage / "transformer")
+        write_whole(trained.transformer, self.out / stage / "transformer")
         if trained.text_encoder is not None:
-            trained.text_encoder.save_pretrained(self.out / stage / "text_encoder")
+            write_whole(trained.text_encoder, self.out / stage / "text_encoder")
+
+
+def write_whole(part: Any, folder: Path) -> None:
+    """Save a network or tokenizer beside its place and move it there: a kill leaves the one before. Raises `UserError`
+    if the disk refuses."""
+    partial = folder.with_name(folder.name + ".partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        part.save_pretrained(partial)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(partial, folder)
+    except Exception as error:  # safetensors tells of a full disk in its own words
+        raise UserError(f"Cannot write {folder}: {str(error)[:200]}.") from error
 
 
 def cast_vae(vae: VAE, **place: Any) -> VAE:

@@ -22,7 +22,7 @@ from shotstream.training import autoencoder, causal, direct, inter_shot, intra_s
 from shotstream.training.batches import ShotBatch
 from shotstream.training.data import encode_stories
 from shotstream.training.loop import Learner
-from shotstream.training.run import Run, cast_vae
+from shotstream.training.run import Run, cast_vae, write_whole
 from shotstream.training.self_forcing import SelfForcing
 from shotstream.training.trainee import Trainee, embed_frozen, frozen
 from shotstream.training.videos import encode_videos
@@ -42,14 +42,17 @@ class Stages(Run):
         model = self.base.vae.float() if self.base else autoencoder.new_autoencoder(**numbers.sizes)
         trained = autoencoder.train(model, numbers, self.out / "autoencoder", self.accelerator())
         if self.is_main:
-            trained.save_pretrained(self.out / "vae")
+            write_whole(trained, self.out / "autoencoder" / "vae")
 
     def decoder(self) -> None:
-        model = PixelAutoencoder.from_pretrained(self.made("vae", "autoencoder"))
+        if self.base and not (self.out / "autoencoder" / "vae").is_dir():
+            model = self.base.vae.float()
+        else:
+            model = self.read(PixelAutoencoder, "autoencoder/vae", "autoencoder")
         numbers = self.numbers("autoencoder")
         trained = autoencoder.train(model, numbers, self.out / "decoder", self.accelerator(), decoder_only=True)
         if self.is_main:
-            trained.save_pretrained(self.out / "vae")
+            write_whole(trained, self.out / "decoder" / "vae")
 
     def latents(self) -> None:
         if not self.is_main:
@@ -57,7 +60,7 @@ class Stages(Run):
         data, model, vae = self.recipe.data, self.recipe.model, self.vae
         keep_words = self.base and data.videos
         tokenizer = self.base.text.tokenizer if keep_words else build_tokenizer(model.text_len)
-        tokenizer.save_pretrained(self.out / "tokenizer")
+        write_whole(tokenizer, self.out / "tokenizer")
         if data.videos:
             stories = encode_videos(
                 Path(data.videos).expanduser(),
@@ -149,7 +152,7 @@ class Stages(Run):
         dealer, folder = self.dealer(course=numbers.course), self.out / "intra_shot"
         trained = intra_shot.train(networks, dealer, numbers, folder, accelerator, look)
         if self.is_main:
-            networks.critic.unwrapped.transformer.save_pretrained(folder / "critic")
+            write_whole(networks.critic.unwrapped.transformer, folder / "critic")
         self.keep("intra_shot", trained)
 
     def inter_shot(self) -> None:
