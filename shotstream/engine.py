@@ -73,7 +73,7 @@ class Engine:
             captions = model.transformer.embed_captions(embeds.to(model.device, model.dtype))
             phases = self._phases(plan)
             self._context_pass(plan, captions, phases, cache)
-            shot = _ShotInProgress(captions.routed(slice(-1, None)), phases, cache)
+            shot = _ShotInProgress(captions.last(), phases, cache)
         yield Progress("context", 0, 0)
 
         pixels = _Pixels(model, plan)

@@ -106,7 +106,7 @@ def _single_calls(recording: Recording, model: Model) -> Iterator[Difference]:
         flow = transformer.forward_cached(
             recording.tensor(f"lastshot.call{call}.input").to(model.device, model.dtype),
             recording.tensor(f"lastshot.call{call}.timestep"),
-            captions.routed(slice(shot, shot + 1)),
+            captions.last(),
             phases.frames(MAX_CONTEXT_FRAMES + start, MAX_CONTEXT_FRAMES + stop, tokens),
             cache.chunk_windows(stop),
         )

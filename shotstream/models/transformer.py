@@ -28,9 +28,15 @@ class Captions:
     keys: tuple[torch.Tensor, ...]
     values: tuple[torch.Tensor, ...]
 
-    def routed(self, index: torch.Tensor | slice) -> Captions:
-        """The captions that consecutive, equally long runs of latent frames attend to, one per run."""
-        return Captions(tuple(k[index] for k in self.keys), tuple(v[index] for v in self.values))
+    def routed(self, index: torch.Tensor) -> Captions:
+        """The captions `index` [runs] long that consecutive, equally long runs of latent frames attend to."""
+        # not by brackets, whose gradient on a CPU adds up in whatever order its threads arrive
+        keys, values = (tuple(part.index_select(0, index) for part in parts) for parts in (self.keys, self.values))
+        return Captions(keys, values)
+
+    def last(self) -> Captions:
+        """The last caption alone, for all frames (views)."""
+        return Captions(tuple(k[-1:] for k in self.keys), tuple(v[-1:] for v in self.values))
 
 
 class RMSNorm(nn.Module):
