@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -57,10 +58,18 @@ def edit(path: Path, **changes) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+def retouch(path: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Let `change` do what it wants to the tensors of a safetensors file."""
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, {"format": "pt"})
+
+
 def damage(folder: Path, kind: str) -> str:
     """Break the folder; returns a word that the message must have."""
     scheduler, index = folder / "scheduler" / "scheduler_config.json", folder / "model_index.json"
     file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    text, norm = folder / "text_encoder" / "model.safetensors", "encoder.final_layer_norm.weight"
     match kind:
         case "no index":
             index.unlink()
@@ -98,24 +107,17 @@ def damage(folder: Path, kind: str) -> str:
             file.unlink()
             return file.name
         case "text encoder cut":
-            text = folder / "text_encoder" / "model.safetensors"
             text.write_bytes(text.read_bytes()[:200])
             return "text_encoder"
         case "text encoder lacks a tensor":
-            text = folder / "text_encoder" / "model.safetensors"
-            tensors = load_file(text)
-            del tensors["encoder.final_layer_norm.weight"]
-            save_file(tensors, text, {"format": "pt"})
-            return "encoder.final_layer_norm.weight"
+            retouch(text, lambda tensors: tensors.pop(norm))
+            return norm
         case "text encoder of another size":
             edit(folder / "text_encoder" / "config.json", d_ff=80)
             return "wi_0.weight"
         case "text encoder not finite":
-            text = folder / "text_encoder" / "model.safetensors"
-            tensors = load_file(text)
-            tensors["encoder.final_layer_norm.weight"][3] = torch.nan
-            save_file(tensors, text, {"format": "pt"})
-            return "encoder.final_layer_norm.weight"
+            retouch(text, lambda tensors: tensors[norm][3].fill_(torch.nan))
+            return norm
         case "absurd text encoder":
             edit(folder / "text_encoder" / "config.json", num_layers=100_000)
             return "num_layers"
@@ -123,9 +125,7 @@ def damage(folder: Path, kind: str) -> str:
             edit(index, name="a\x1b[2Jb")
             return "name"
         case "zero embeddings":
-            text = folder / "text_encoder" / "model.safetensors"
-            tensors = load_file(text)
-            save_file({name: t * 0 if t.ndim == 2 else t for name, t in tensors.items()}, text, {"format": "pt"})
+            retouch(text, lambda tensors: [tensor.zero_() for tensor in tensors.values() if tensor.ndim == 2])
             return "all zero"
         case "no tokenizer":
             (folder / "tokenizer" / "tokenizer.json").write_text("{}")
