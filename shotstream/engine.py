@@ -33,10 +33,12 @@ THUMBNAIL_SIZE = (120, 480)
 class Engine:
     """Makes shots with one model. Shots may be made turn by turn or from several threads: none sees another's."""
 
-    def __init__(self, model: Model, routing: bool = True) -> None:
-        """Without `routing` context frames attend to the new shot's caption instead of their own (paper, ablation)."""
+    def __init__(self, model: Model, routing: bool = True, policy: str = "dynamic") -> None:
+        """Without `routing` context frames attend to the new shot's caption instead of their own (paper, ablation);
+        `policy` is one of `memory.CONTEXT_POLICIES`."""
         self.model = model
         self.routing = routing
+        self.policy = policy
         self._lock = threading.Lock()
         self._idle: ShotCache | None = self._allocate(*self._latent_size(model.height, model.width))
 
@@ -47,7 +49,7 @@ class Engine:
         `noise` replaces what the request's seed draws. Raises `UserError` at once for a request that cannot be made,
         and in the middle of a shot for lack of memory.
         """
-        return self._shoot(plan_shot(request, self.model), noise or seeded_noise(request.seed))
+        return self._shoot(plan_shot(request, self.model, self.policy), noise or seeded_noise(request.seed))
 
     @torch.no_grad()
     def _shoot(self, plan: Plan, noise: NoiseSource) -> Iterator[Event]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,12 +70,13 @@ class Memory:
         """Pixel frames of the whole film."""
         return sum(shot.num_frames for shot in self.shots)
 
-    def context(self) -> tuple[torch.Tensor, tuple[int, ...]]:
-        """The next shot's context: latents [6, C, h, w] in story order and the shot each one is from.
+    def context(self, policy: str = "dynamic") -> tuple[torch.Tensor, tuple[int, ...]]:
+        """The next shot's context: latents [6, C, h, w] in story order and the shot each one is from, as one of
+        `CONTEXT_POLICIES` picks them.
 
         Only for a memory with at least one shot.
         """
-        picks = sample_context([shot.num_frames for shot in self.shots])
+        picks = CONTEXT_POLICIES[policy]([shot.num_frames for shot in self.shots])
         latents = torch.stack([self.shots[shot].latent_at(offset) for shot, offset in picks])
         return latents, tuple(shot for shot, _ in picks)
 
@@ -142,6 +143,35 @@ def sample_context(num_frames: Sequence[int]) -> list[tuple[int, int]]:
         picks += [(shot, frame - first) for frame in spread(first, first + length - 1, slots)]
         first += length
     return picks
+
+
+def sample_first(num_frames: Sequence[int]) -> list[tuple[int, int]]:
+    """All six context frames from the first shot (an ablation)."""
+    return [(0, frame) for frame in spread(0, num_frames[0] - 1, MAX_CONTEXT_FRAMES)]
+
+
+def sample_latest(num_frames: Sequence[int]) -> list[tuple[int, int]]:
+    """All six context frames from the shot before (an ablation)."""
+    return [(len(num_frames) - 1, frame) for frame in spread(0, num_frames[-1] - 1, MAX_CONTEXT_FRAMES)]
+
+
+def sample_evenly(num_frames: Sequence[int]) -> list[tuple[int, int]]:
+    """Six context frames evenly from the whole film, wherever its cuts are (an ablation)."""
+    ends = np.cumsum(num_frames)
+    frames = spread(0, int(ends[-1]) - 1, MAX_CONTEXT_FRAMES)
+    shots = [int(np.searchsorted(ends, frame, side="right")) for frame in frames]
+    return [(shot, frame - int(ends[shot]) + num_frames[shot]) for shot, frame in zip(shots, frames, strict=True)]
+
+
+Policy = Callable[[Sequence[int]], list[tuple[int, int]]]
+"""Lengths of the earlier shots in frames -> (shot, frame number inside it) of the six context frames."""
+
+CONTEXT_POLICIES: Mapping[str, Policy] = {
+    "dynamic": sample_context,
+    "first": sample_first,
+    "latest": sample_latest,
+    "even": sample_evenly,
+}
 
 
 def stored_offsets(first: int, num_frames: int) -> tuple[int, ...]:

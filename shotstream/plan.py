@@ -33,8 +33,8 @@ class Plan:
     rope_shot: int  # discontinuity indicator of the shot itself
 
 
-def plan_shot(request: ShotRequest, model: Model) -> Plan:
-    """What the request asks for, or a `UserError` that says what is wrong with it."""
+def plan_shot(request: ShotRequest, model: Model, policy: str = "dynamic") -> Plan:
+    """What the request asks for, or a `UserError` that says what is wrong with it. `policy`: which context frames."""
     _check_whole(request.seed, 0, MAX_SEED, "The seed")
     num_chunks = model.default_chunks if request.num_chunks is None else request.num_chunks
     _check_whole(num_chunks, 1, model.max_chunks, f"The number of chunks a shot for {model.name}")
@@ -56,7 +56,7 @@ def plan_shot(request: ShotRequest, model: Model) -> Plan:
     if not shots:  # nothing to look back at: six empty frames with the first caption, and the shot counts as cut once
         own = (0,) * MAX_CONTEXT_FRAMES
         return Plan(request, num_chunks, latent_size, prefix_chunks, (request.caption,), None, own, own, 1)
-    latents, context_shots = request.memory.context()
+    latents, context_shots = request.memory.context(policy)
     seen = sorted(set(context_shots))
     return Plan(
         request,

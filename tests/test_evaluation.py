@@ -39,6 +39,8 @@ IDEAL = {  # of every film that is the truth
     "inter_background": 1.0,
     "inter_background_true": 1.0,
     "cut_exact": 1.0,
+    "alone": 1.0,
+    "camera_stands": 1.0,
     "flicker": 0.0,
     "motion_gap": 0.0,
 }
@@ -136,6 +138,54 @@ def test_frames_of_two_scenes_shuffled_do_not_hold_together(stories, films, idea
     for name in ("intra_subject", "intra_background"):
         assert mean_of(found, name) < mean_of(ideal, name) - 0.05, name
     assert mean_of(found, "motion") > 2 * mean_of(ideal, "motion")
+
+
+def test_a_pixel_that_shimmers_from_drawing_to_drawing_is_seen():
+    """On twos nothing differs for one frame only, and yet it shimmers."""
+    frames = np.zeros((12, 4, 5, 3), np.uint8)
+    frames[1::4, 0, 0] = frames[2::4, 0, 0] = 255
+    assert metrics.blips(frames) == 0.0 and metrics.shimmer(frames) == pytest.approx(1 / 20)
+
+
+def test_somebody_who_was_not_asked_for_is_seen(stories, films):
+    scene = replace(stories[0].shots[0].scene, camera="medium", action="stand")
+    other = world.Character("ghost", "green" if scene.colour != "green" else "blue", "happy")
+    two = world.to_rgb(world.render_shot(replace(scene, partner=other), 33))
+    assert measure_story(stories[0], [two, *films[0][1:]])["alone"] == pytest.approx(2 / 3)
+
+
+def wider_world(kind, count=12):
+    name, make, judge = toyworld.OTHERS[kind]
+    stories = [make(random.Random(f"9/{kind}/{n}")) for n in range(count)]
+    return stories, judge
+
+
+def test_the_script_of_the_wider_world_is_read_back_from_real_films():
+    for kind, names in enumerate(
+        (("everything", "two_shots", "camera_moves", "new_settings"), ("returns",), ("steering",))
+    ):
+        stories, judge = wider_world(kind)
+        found = [judge(story, rendered(story)) for story in stories]
+        for name in names:
+            assert fmean(film[name] for film in found if name in film) > 0.97, name
+
+
+def test_a_film_of_one_who_stays_does_neither_return_nor_change():
+    """Every shot shows what the first one begins with: nobody else comes, nothing that is told in mid-shot happens."""
+
+    def stuck(story):
+        alone = replace(story.shots[0].scene, partner=None, together=False)
+        return [world.to_rgb(world.render_shot(alone, toyworld.shot_frames(s.num_chunks))) for s in story.shots]
+
+    stories, judge = wider_world(2)
+    assert fmean(judge(story, stuck(story))["steering"] for story in stories) < 0.2
+    stories, judge = wider_world(1)
+    assert not any(judge(story, rendered(story)[:2])["returns"] for story in stories), "ends with the other one's shot"
+    stories, judge = wider_world(0, 40)
+    found = [judge(story, stuck(story)) for story in stories]
+    for name in ("two_shots", "camera_moves", "new_settings"):
+        assert fmean(film[name] for film in found if name in film) < 0.7, name
+    assert fmean(film["everything"] for film in found) < 0.9
 
 
 def _elsewhere(scene: world.Scene) -> world.Scene:
@@ -331,13 +381,14 @@ def test_rows_stand_for_their_weights_and_switches(random_model_folder, tmp_path
     key = variants.row_key(row, sample, None)
     assert key == variants.row_key(replace(row, name="b", model=copy), sample, None), "a name is not a figure"
     others = [replace(row, routing=False), replace(row, indicator=False), replace(row, without_memory=True)]
+    others.append(replace(row, policy="first"))
     keys = {key, variants.row_key(row, replace(sample, stories=3), None), variants.row_key(None, sample, None)}
     keys |= {variants.row_key(other, sample, None) for other in others}
     weights = next(copy.rglob("transformer/*.safetensors"))
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    assert len(keys | {variants.row_key(replace(row, model=copy), sample, None)}) == 7
+    assert len(keys | {variants.row_key(replace(row, model=copy), sample, None)}) == 8
 
 
 def test_an_interrupted_page_keeps_its_rows(tmp_path):
@@ -494,7 +545,7 @@ def test_bad_options_are_told_in_one_sentence(options, words, capsys):
         ("- {name: a, model: here, steps: 3}", "'steps'"),
         ("- {name: a, model: here, routing: 3}", "true or false"),
         ("- {name: 1, model: here}", "text"),
-        ("- {name: a, model: nowhere}", "no model folder"),
+        ("- {name: a, model: here, policy: best}", "dynamic, first"),
         ("- {name: [", "not YAML"),
         (f"- {{name: a, model: {SHIPPED}}}\n- {{name: a, model: {SHIPPED}}}", "'a' is taken"),
     ],

@@ -13,7 +13,7 @@ from complaints import refusal
 from safetensors.torch import load_file, save_file
 
 from shotstream.errors import UserError
-from shotstream.memory import Memory, ShotMemory, sample_context, slots_per_shot, stored_offsets
+from shotstream.memory import CONTEXT_POLICIES, Memory, ShotMemory, sample_context, slots_per_shot, stored_offsets
 
 
 def shot(num_frames: int = 81, first: int = 0, caption: str = "A fox. shot0:It runs.", **changes) -> ShotMemory:
@@ -85,6 +85,21 @@ def test_context_brings_the_latents_of_the_sampled_frames():
     first, second = memory.shots
     expected = [first.latents[i] for i in (0, 3, 6)] + [second.latents[i] for i in (0, 3, 6)]
     assert torch.equal(latents, torch.stack(expected))
+
+
+def test_other_policies_take_their_frames_from_elsewhere():
+    lengths = [33, 9, 81]
+    assert [CONTEXT_POLICIES["first"](lengths)[i] for i in (0, 5)] == [(0, 0), (0, 32)]
+    assert [CONTEXT_POLICIES["latest"](lengths)[i] for i in (0, 5)] == [(2, 0), (2, 80)]
+    # frames 0 24 49 73 98 122 of the film, whose shots begin at 0, 33 and 42
+    assert CONTEXT_POLICIES["even"](lengths) == [(0, 0), (0, 24), (2, 7), (2, 31), (2, 56), (2, 80)]
+    assert CONTEXT_POLICIES["even"]([9, 9])[2:4] == [(0, 7), (1, 1)]
+    memory = Memory((shot(81), shot(33, first=81)))
+    first, second = memory.shots
+    for policy, whole, number in (("first", first, 0), ("latest", second, 1)):
+        latents, shots = memory.context(policy)
+        assert shots == (number,) * 6
+        assert torch.equal(latents[[0, 5]], whole.latents[[0, -1]])
 
 
 def test_a_frame_that_was_not_kept_is_replaced_by_the_nearest():

@@ -7,12 +7,12 @@ import yaml
 
 from shotstream.__main__ import main
 from shotstream.models.weights import WAN_NEGATIVE
-from shotstream.training.recipe import CONFIGS, load_recipe, shipped_recipes
+from shotstream.training.recipe import CONFIGS, load_recipe, shipped_recipes, with_seed
 from shotstream.training.stages import Stages
 
 
 def test_every_shipped_recipe_is_sound():
-    assert shipped_recipes() == ("direct", "paper", "smoke", "toy")
+    assert shipped_recipes() == ("direct", "paper", "smoke", "toy", "toy-inter-only", "toy-no-indicator")
     for name in shipped_recipes():
         recipe = load_recipe(name)
         for stage in recipe.stages:
@@ -21,6 +21,27 @@ def test_every_shipped_recipe_is_sound():
                 stage, stage
             )
             assert getattr(recipe, numbers) is not None, (name, stage)
+
+
+def test_a_recipe_that_is_like_another_differs_in_what_it_says():
+    toy, ablation = load_recipe("toy"), load_recipe("toy-no-indicator")
+    assert toy.causal.indicator and not ablation.causal.indicator
+    assert (ablation.causal.course, ablation.model, ablation.data) == (toy.causal.course, toy.model, toy.data)
+    assert ablation.stages == ("causal", "intra_shot", "inter_shot", "export")
+
+
+def test_recipes_that_are_like_each_other_are_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.yaml").write_text("like: b.yaml")
+    (tmp_path / "b.yaml").write_text("like: a.yaml")
+    assert main(["train", "all", "--config", "a.yaml", "--out", "out"]) == 2
+    assert "one of them must say all" in capsys.readouterr().err
+
+
+def test_another_seed_is_that_of_every_stage_and_of_nothing_else():
+    toy, other = load_recipe("toy"), with_seed(load_recipe("toy"), 7)
+    assert {getattr(other, name).course.seed for name in ("teacher", "causal", "intra_shot", "inter_shot")} == {7}
+    assert other.data == toy.data and with_seed(other, 0) == with_seed(toy, 0)
 
 
 def test_the_paper_s_recipe_has_the_paper_s_numbers():

@@ -144,7 +144,7 @@ def test_nobody_jumps_in_position_at_a_beat():
 def test_stories_come_in_the_promised_mixture():
     stories = [random_story(random.Random(seed)) for seed in range(600)]
     shots = [shot for story in stories for shot in story.shots]
-    assert 0.2 < np.mean([any(s.scene.partner for s in story.shots) for story in stories]) < 0.5
+    assert 0.12 < np.mean([any(s.scene.partner for s in story.shots) for story in stories]) < 0.3
     assert 0.08 < np.mean([shot.beat is not None for shot in shots]) < 0.17
     assert 0.1 < np.mean([shot.scene.move != "still" for shot in shots]) < 0.2
     assert np.mean([shot.scene.camera == "close" for shot in shots if shot.scene.partner]) == 0
@@ -170,7 +170,7 @@ def test_a_character_of_two_looks_the_same_whenever_it_is_back():
             looks |= {(s.scene.partner_colour, s.scene.partner_shape) for s in shots if s.scene.partner}
             assert len(looks) == 2
             seen += 1
-    assert seen > 40
+    assert seen > 25
 
 
 def test_long_stories_are_long():

@@ -83,7 +83,7 @@ def _sample(args: argparse.Namespace):
 
     stories = args.stories or STORIES
     drift = stories // 10 if args.drift is None else args.drift
-    return Sample(SETS[args.set] if args.seed is None else args.seed, stories, drift)
+    return Sample(SETS[args.set] if args.seed is None else args.seed, stories, drift, others=stories // 4)
 
 
 def _toy(args: argparse.Namespace) -> int:
@@ -115,7 +115,8 @@ def _about(sample, detector) -> str:
     cuts = f"cuts found by {detector.name}" if detector else "cut_detected not measured: no detector is installed"
     return (
         f"{sample.stories} stories of three shots (seed {sample.seed}) whose later captions name neither character nor "
-        f"place nor time; drift on {sample.drift} stories; errors are standard errors over stories; {cuts}."
+        f"place nor time; {sample.others} stories each of the wider world, of returns and of changes in mid-shot; "
+        f"drift on {sample.drift} stories; errors are standard errors over stories; {cuts}."
     )
 
 
@@ -147,6 +148,8 @@ def _table(args: argparse.Namespace) -> int:
     results = variants.Results(args.output.with_suffix(".json"))
 
     def make(variant: variants.Variant) -> variants.Row:
+        if not variant.model.is_dir():
+            raise UserError(f"{args.table}: there is no model folder at {variant.model} for the row {variant.name!r}.")
         model = weights.load_model(variant.model, device=device, dtype=dtype, attention=args.attention)
         return variants.measure_variant(model, variant, sample, detector, _progress(variant.name))
 

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shotstream.evaluation.reader import Reading, majority, read_frame, read_shot
+from shotstream.evaluation.reader import Reading, majority, read_frame, read_samples, read_shot
 from shotstream.toyworld.world import Scene
 
 ATTRIBUTES = tuple(Reading.__dataclass_fields__)
 SUBJECT = ("colour", "shape")
 BACKGROUND = ("place", "time")
-SAMPLES = 5  # frames of a shot that are read one by one
 EDGE = 4  # frames beside a cut within which no camera move begins or ends
 
 
@@ -33,8 +32,8 @@ class Look:
 
 def look(frames: np.ndarray) -> Look:
     """Read a shot of at least one frame."""
-    picks = np.linspace(0, len(frames) - 1, SAMPLES).round().astype(int)
-    return Look(frames, tuple(read_frame(frames[i]) for i in picks), read_shot(frames))
+    samples = read_samples(frames)
+    return Look(frames, samples, read_shot(frames, samples))
 
 
 def _values(reading: Reading | Scene, parts: Sequence[str]) -> tuple[str | None, ...]:
@@ -110,6 +109,12 @@ def blips(frames: np.ndarray) -> float:
     twos, has none: what there is, is flicker."""
     before, now, after = frames[:-2], frames[1:-1], frames[2:]
     return float(((before == after).all(-1) & (before != now).any(-1)).mean()) if len(frames) > 2 else 0.0
+
+
+def shimmer(frames: np.ndarray) -> float:
+    """Share of pixels that differ for one drawing only (two frames: the toy world is drawn on twos), in [0, 1].
+    Motion makes some of it, so compare with the truth's."""
+    return blips(frames[::2])
 
 
 def motion(frames: np.ndarray) -> float:

@@ -12,7 +12,7 @@ from shotstream.evaluation.variants import TRUTH, Row
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SIZE = (8.0, 4.0)  # inches
+WIDTH, HEIGHT, ROW_HEIGHT = 8.0, 4.0, 0.4  # inches: at least so high, and higher for many rows
 
 
 def require_matplotlib() -> None:
@@ -34,19 +34,24 @@ def draw_plots(rows: Mapping[str, Row]) -> dict[str, tuple[str, bytes]]:
             "Do pictures show what their captions say, and do cuts fall where they should?",
             lambda axes: _bars(axes, rows, {"caption": "adherence", "cut": "cut_exact"}),
         ),
+        "wider-world": (
+            "Do two-shots, camera moves, returns and changes in mid-shot come out as told?",
+            lambda axes: _bars(axes, rows, {"everything": "everything", "returns": "returns", "steering": "steering"}),
+        ),
         "speed": ("What do few steps cost, and how much time do they save?", lambda axes: _speeds(axes, rows)),
     }
     for unit in ("shot", "chunk"):
         if any(f"subject_by_{unit}" in row.figures.drift for row in rows.values()):
             caption = f"Do films drift? Character right (lines) and place right (dotted), {unit} by {unit}"
             plots[f"drift-{unit}s"] = (caption, lambda axes, unit=unit: _drift(axes, rows, unit))
-    return {name: (caption, _png(draw)) for name, (caption, draw) in plots.items()}
+    height = max(HEIGHT, ROW_HEIGHT * len(rows))
+    return {name: (caption, _png(draw, height)) for name, (caption, draw) in plots.items()}
 
 
-def _png(draw: Callable[[Axes], None]) -> bytes:
+def _png(draw: Callable[[Axes], None], height: float) -> bytes:
     from matplotlib.figure import Figure  # without pyplot, which keeps a window system and every figure
 
-    figure = Figure(figsize=SIZE, layout="constrained")
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.subplots()
     draw(axes)
     axes.grid(alpha=0.3)

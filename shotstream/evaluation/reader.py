@@ -136,14 +136,19 @@ def _best_expression(pixels: np.ndarray, shape: str, colour: str, lens: str, lef
     return min(poses, key=lambda pose: misfit(*pose))[0]
 
 
-def read_shot(frames: np.ndarray, samples: int = 5) -> Reading:
-    """Read a shot, or the frames of one beat, [t, H, W, 3] uint8.
-
-    By majority over `samples` evenly spread frames, attribute by attribute; camera, action and move from every drawing
-    (the camera is the distance that the shot begins with).
-    """
+def read_samples(frames: np.ndarray, samples: int = 5) -> tuple[Reading, ...]:
+    """Read `samples` evenly spread frames of a shot [t, H, W, 3] uint8."""
     picks = np.linspace(0, len(frames) - 1, samples).round().astype(int)
-    readings = [read_frame(frames[i]) for i in picks]
+    return tuple(read_frame(frames[i]) for i in picks)
+
+
+def read_shot(frames: np.ndarray, samples: Sequence[Reading] = ()) -> Reading:
+    """Read a shot, or the frames of one beat, [t, H, W, 3] uint8; `samples`: what `read_samples` has read already.
+
+    By majority over the samples, attribute by attribute; camera, action and move from every drawing (the camera is the
+    distance that the shot begins with).
+    """
+    readings = samples or read_samples(frames)
     whole = Reading(**{name: majority([getattr(r, name) for r in readings]) for name in Reading.__dataclass_fields__})
     costs = costs_of(frames)
     stages = stages_of(costs, whole.place, whole.time, nearest_stage(costs[0]))

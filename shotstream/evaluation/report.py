@@ -21,11 +21,20 @@ MEANINGS = {
     "inter_background_true": ("... with place and time that they should be", 1),
     "cut_exact": ("share of cuts that fall on the very frame", 1),
     "cut_detected": ("share of right ones among cuts asked for or found by the detector", 1),
+    "alone": ("share of shots of one character with nobody else in them", 1),
+    "camera_stands": ("share of shots without a camera move whose camera stands still", 1),
+    "everything": ("share of all attributes right in random stories: two-shots, moves, changes, unsaid or said", 1),
+    "two_shots": ("there, colours and shapes of both characters where there are two", 1),
+    "camera_moves": ("there, pans and zooms", 1),
+    "new_settings": ("there, place and time of day where they change", 1),
+    "returns": ("share of films in which a character comes back as it was, after somebody else's shot", 1),
+    "steering": ("share of changes told in mid-shot that the rest of the shot shows", 1),
     "flicker": ("share of pixels that differ for one frame only", -1),
+    "shimmer": ("share of pixels that differ for one drawing of two frames only", 0),
     "motion": ("share of pixels that change from frame to frame", 0),
     "motion_gap": ("by how much that differs from the truth's", -1),
 }
-SHORT = {"flicker": 4}  # decimals of small figures
+SHORT = {"flicker": 4, "shimmer": 4}  # decimals of small figures
 
 
 def columns_of(rows: Mapping[str, Row]) -> list[str]:
@@ -75,10 +84,29 @@ def markdown(rows: Mapping[str, Row], title: str, notes: Sequence[str], plots: M
             "`adherence_` where the caption says it; `kept_` where only an earlier shot does: right by the truth."
         )
         parts.append(_markdown_table(rows, attributes))
+    for unit in ("shot", "chunk"):
+        curves = {name: row.figures.drift for name, row in rows.items() if f"subject_by_{unit}" in row.figures.drift}
+        if curves:
+            parts.append(f"## {unit.capitalize()} by {unit}")
+            parts.append("Share of films in which the character (colour and shape), its colour, the place are right.")
+            parts.append(_drift_table(curves, unit))
     if plots:
         parts.append("## Claims")
         parts += [f"{caption}\n\n![{caption}]({name})" for caption, name in plots.items()]
     return "\n\n".join(parts) + "\n"
+
+
+def _drift_table(curves: Mapping[str, Mapping[str, Sequence[Estimate]]], unit: str) -> str:
+    """A line per row and curve, a column per shot or chunk."""
+    longest = max(len(drift[f"subject_by_{unit}"]) for drift in curves.values())
+    lines = ["| | | " + " | ".join(map(str, range(1, longest + 1))) + " |", "|---" * (2 + longest) + "|"]
+    for name, drift in curves.items():
+        for part in ("subject", "colour", "background"):
+            cells = [f"{step.value:.2f}" for step in drift[f"{part}_by_{unit}"]]
+            lines.append(
+                f"| {name.replace('|', '/')} | {part} | " + " | ".join(cells) + " |" + " |" * (longest - len(cells))
+            )
+    return "\n".join(lines)
 
 
 def _markdown_table(rows: Mapping[str, Row], columns: Sequence[str], speed: bool = False) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 
 from shotstream.engine import Engine
 from shotstream.errors import UserError
-from shotstream.evaluation import metrics
+from shotstream.evaluation import metrics, scenes
 from shotstream.evaluation.cuts import CutDetector
 from shotstream.evaluation.estimate import Estimate, over_stories
 from shotstream.evaluation.metrics import BACKGROUND, SUBJECT, blips
@@ -27,46 +27,55 @@ from shotstream.memory import Memory
 from shotstream.models.model import Model
 from shotstream.story import compose_caption
 from shotstream.toyworld import world
-from shotstream.toyworld.stories import ToyStory, leave_out
+from shotstream.toyworld.stories import ToyStory, leave_out, random_story, returning, steered
+from shotstream.toyworld.takes import render_take
 
 __all__ = ["blips", "check_autoencoder", "film_of", "measure", "measure_story", "rendered", "shoot"]
 
 LATENT_FRAMES, TIME_FACTOR = 3, 4  # of a chunk; pixel frames of a latent frame: what the toy world's models have
+DETECTED = 50  # stories whose cuts a detector looks for: it takes longer than all the rest
 Film = list[np.ndarray]  # a story's shots, [t, H, W, 3] uint8 each
 Shooter = Callable[[ToyStory, int], Film]
 Progress = Callable[[Iterable[int]], Iterable[int]]
 
 
-def shoot(engine: Engine, request: ShotRequest) -> tuple[np.ndarray, Memory]:
-    """A whole shot [t, H, W, 3] uint8 and the memory after it."""
-    frames, memory = [], request.memory
+def shoot(engine: Engine, request: ShotRequest, chunk: int = 0, then: str = "") -> tuple[np.ndarray, Memory]:
+    """A whole shot [t, H, W, 3] uint8 and the memory after it; told `then`, if given, from chunk `chunk` on."""
+    frames, latents, memory = [], [], request.memory
     for event in engine.shoot(request):
         if isinstance(event, Chunk):
             frames.append(event.frames)
+            latents.append(event.latents)
+            if then and len(latents) == chunk:
+                break
         elif isinstance(event, ShotDone):
             memory = event.memory
+    if then:
+        rest, memory = shoot(engine, replace(request, caption=then, prefix=torch.cat(latents)))
+        frames.append(rest)
     return np.concatenate(frames), memory
 
 
 def film_of(engine: Engine, story: ToyStory, seed: int, without_memory: bool = False) -> Film:
-    """A toy story shot by the engine; `without_memory` every shot is made as if it were the first."""
-    captions = [compose_caption(story.global_caption, index, shot.caption) for index, shot in enumerate(story.shots)]
-    return film_of_captions(engine, captions, seed, [shot.num_chunks for shot in story.shots], without_memory)
-
-
-def film_of_captions(
-    engine: Engine,
-    captions: Sequence[str],
-    seed: int,
-    num_chunks: Sequence[int | None] | None = None,
-    without_memory: bool = False,
-) -> Film:
-    """Composed captions shot one after the other, shot i with noise seed `seed + i`."""
+    """A toy story shot by the engine, shot i with noise seed `seed + i`; `without_memory` every shot is made as if it
+    were the first."""
     memory, film = Memory(), []
-    for index, (caption, chunks) in enumerate(zip(captions, num_chunks or [None] * len(captions), strict=True)):
-        frames, after = shoot(engine, ShotRequest(caption, memory, seed + index, chunks))
+    for index, shot in enumerate(story.shots):
+        caption = compose_caption(story.global_caption, index, shot.caption)
+        request = ShotRequest(caption, memory, seed + index, shot.num_chunks)
+        beat = shot.beat and (shot.beat.chunk, compose_caption(story.global_caption, index, shot.beat.caption))
+        frames, after = shoot(engine, request, *beat or ())
         film.append(frames)
         memory = memory if without_memory else after
+    return film
+
+
+def film_of_captions(engine: Engine, captions: Sequence[str], seed: int) -> Film:
+    """Composed captions shot one after the other, shot i with noise seed `seed + i`."""
+    memory, film = Memory(), []
+    for index, caption in enumerate(captions):
+        frames, memory = shoot(engine, ShotRequest(caption, memory, seed + index))
+        film.append(frames)
     return film
 
 
@@ -77,17 +86,19 @@ def shot_frames(num_chunks: int) -> int:
 
 def rendered(story: ToyStory, seed: int = 0) -> Film:
     """The truth: what a perfect model would have shot."""
-    return [world.to_rgb(world.render_shot(shot.scene, shot_frames(shot.num_chunks))) for shot in story.shots]
+    return [world.to_rgb(render_take(shot)) for shot in story.shots]
 
 
 @dataclass(frozen=True)
 class Sample:
     """Which stories: the first `stories` three-shot stories of `seed`, whose later captions name neither character nor
-    place nor time; and for drift `drift` stories of `drift_shots` shots, and as many single shots of `long_chunks`."""
+    place nor time; `others` stories of each kind in `scenes`; and for drift `drift` stories of `drift_shots` shots, and
+    as many single shots of `long_chunks`."""
 
     seed: int
     stories: int
     drift: int
+    others: int = 0
     drift_shots: int = 20
     long_chunks: int = 7
 
@@ -100,12 +111,33 @@ class Figures:
     drift: dict[str, list[Estimate]]
 
 
-def measure(shooter: Shooter, sample: Sample, detector: CutDetector | None, progress: Progress = iter) -> Figures:
-    """Shoot and measure all that `sample` asks for. Takes as long as that many films."""
+OTHERS = (
+    ("everything", lambda rng: random_story(rng, num_shots=3, num_chunks=2), scenes.of_everything),
+    ("returning", returning, scenes.of_return),
+    ("steered", steered, scenes.of_steering),
+)
+"""Stories of the wider world: name, story of a generator, figures of a story and its film."""
+
+
+def measure(
+    shooter: Shooter,
+    sample: Sample,
+    detector: CutDetector | None,
+    progress: Progress = iter,
+    steerable: bool = True,
+) -> Figures:
+    """Shoot and measure all that `sample` asks for. Takes as long as that many films. A model that makes whole shots
+    is not `steerable`: it cannot be told something else in mid-shot."""
     stories = [
-        measure_story(story, shooter(story, film_seed(0, n)), shooter is rendered, detector)
+        measure_story(story, shooter(story, film_seed(0, n)), shooter is rendered, detector if n < DETECTED else None)
         for n, story in ((n, held_out(sample.seed, 0, n)) for n in progress(range(sample.stories)))
     ]
+    for kind, (name, make, judge) in enumerate(OTHERS, start=3):
+        if name == "steered" and not steerable:
+            continue
+        for n in range(sample.others):
+            story = make(random.Random(f"{sample.seed}/{kind}/{n}"))
+            stories.append(judge(story, shooter(story, film_seed(kind, n))))
     figures = {}
     for name in dict.fromkeys(name for story in stories for name in story):
         if estimate := over_stories(story.get(name) for story in stories):
@@ -142,12 +174,16 @@ def measure_story(
     found: dict[str, list[float]] = defaultdict(list)
     for index, (shot, seen, real) in enumerate(zip(story.shots, looks, truth, strict=True)):
         for name, hit in metrics.adherence(seen.shot, shot.scene).items():
-            if index and _is_left_out(name):
+            if index and name in (*SUBJECT, *BACKGROUND):
                 found[f"kept_{name}"].append(hit)
+            elif name == "move":  # that the camera stands still goes without saying
+                found["camera_stands"].append(hit)
             else:
                 found["adherence"].append(hit)
                 found[f"adherence_{name}"].append(hit)
+        found["alone"].append(seen.shot.partner_colour is None)
         found["flicker"].append(blips(seen.frames))
+        found["shimmer"].append(metrics.shimmer(seen.frames))
         moved = metrics.motion(seen.frames)
         found["motion"].append(moved)
         found["motion_gap"].append(abs(moved - metrics.motion(real)))
@@ -162,11 +198,6 @@ def measure_story(
         asked = np.cumsum([len(frames) for frames in film])[:-1].tolist()
         found["cut_detected"].append(metrics.cut_accuracy(asked, detector(np.concatenate(film))))
     return {name: fmean(values) for name, values in found.items()}
-
-
-def _is_left_out(attribute: str) -> bool:
-    """Is this something that the later captions of these stories do not say? A second character's too."""
-    return attribute.rpartition("_")[2] in (*SUBJECT, *BACKGROUND)
 
 
 def _truths(story: ToyStory, parts: Sequence[np.ndarray]) -> list[dict[str, float]]:
@@ -204,17 +235,23 @@ def check_fits(model: Model) -> None:
 
 @torch.no_grad()
 def check_autoencoder(model: Model, clips: int, seed: int) -> dict[str, float]:
-    """Reconstruction of real clips of one character: PSNR in dB over all pixels, and over the character's alone."""
-    rng = random.Random(seed)
-    errors, character = [], []
-    for _ in range(clips):
-        scene = leave_out(rng, num_shots=1).shots[0].scene
-        indices = world.render_shot(scene, 33)
+    """Reconstruction of real clips, PSNR in dB: over all pixels of clips with one character, over that character's
+    alone, and over all pixels of shots from stories of everything (two-shots, camera moves)."""
+
+    def error_of(indices: np.ndarray) -> torch.Tensor:
         frames = torch.from_numpy(world.to_rgb(indices)).permute(0, 3, 1, 2).float() / 127.5 - 1
         latents = model.vae.encode_shot(frames.to(model.device, model.dtype))
         again, _ = model.vae.decode_step(latents, model.vae.start_decoding())
-        error = ((again.float().cpu() - frames) / 2).square().mean(dim=1)
-        errors.append(error.mean().item())
+        return ((again.float().cpu() - frames) / 2).square().mean(dim=1)
+
+    rng = random.Random(seed)
+    errors: dict[str, list[float]] = defaultdict(list)
+    for _ in range(clips):
+        scene = leave_out(rng, num_shots=1).shots[0].scene
+        indices = world.render_shot(scene, 33)
+        error = error_of(indices)
+        errors["psnr"].append(error.mean().item())
         stage = world.backdrop(scene.place, scene.time, scene.camera)
-        character.append(error[torch.from_numpy(indices != stage)].mean().item())
-    return {"psnr": float(-10 * np.log10(np.mean(errors))), "character_psnr": float(-10 * np.log10(np.mean(character)))}
+        errors["character_psnr"].append(error[torch.from_numpy(indices != stage)].mean().item())
+        errors["everything_psnr"].append(error_of(render_take(random_story(rng, 1, 3).shots[0])).mean().item())
+    return {name: float(-10 * np.log10(np.mean(values))) for name, values in errors.items()}

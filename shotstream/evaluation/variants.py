@@ -1,7 +1,7 @@
 """What the table compares: models, and models with a part switched off. Rows are kept as they come.
 
 Owns the list of variants in a YAML file, how each is run, and the JSON file of finished rows: one that is there with
-the same weights, switches and stories is not run again. Knows no layout of tables.
+the same weights, switches and stories is not run again, and one whose model has gone stays. Knows no layout of tables.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from shotstream.evaluation import toyworld
 from shotstream.evaluation.cuts import CutDetector
 from shotstream.evaluation.estimate import Estimate
 from shotstream.evaluation.toyworld import Figures, Progress, Sample
+from shotstream.memory import CONTEXT_POLICIES
 from shotstream.models.model import Model
 
-VERSION = 1  # of what is measured and how: rows of another one are run again
+VERSION = 2  # of what is measured and how: rows of another one are run again
 TRUTH = "rendered truth"
 BENCH_SHOTS = 3
 
@@ -40,6 +41,7 @@ class Variant:
     without_memory: bool = False  # every shot is made as if it were the first
     indicator: bool = True  # the angle that tells queries and keys of different shots apart
     routing: bool = True  # context frames read their own shots' captions, not the new one's
+    policy: str = "dynamic"  # which frames of the film the context is made of: one of `memory.CONTEXT_POLICIES`
 
     def applied_to(self, model: Model) -> Model:
         """`model` as this row wants it; the one given is left as it is."""
@@ -87,9 +89,9 @@ def _checked(path: Path, number: int, entry: object) -> Variant:
             raise UserError(
                 f"{path}: row {number}: {key} must be {'true or false' if known[key] == 'bool' else 'text'}."
             )
-    variant = Variant(**entry | {"model": path.parent / entry["model"]})
-    if not (variant.model / "model_index.json").is_file():
-        raise UserError(f"{path}: row {number}: there is no model folder at {variant.model}.")
+    variant = Variant(**entry | {"model": path.parent / Path(entry["model"]).expanduser()})
+    if variant.policy not in CONTEXT_POLICIES:
+        raise UserError(f"{path}: row {number}: policy is one of {', '.join(CONTEXT_POLICIES)}.")
     return variant
 
 
@@ -99,10 +101,14 @@ def measure_variant(
     """Shoot and measure a row, and how fast the model is on the way, as `bench` tells it."""
     toyworld.check_fits(model)
     model = variant.applied_to(model)
-    engine = Engine(model, routing=variant.routing)
+    engine = Engine(model, routing=variant.routing, policy=variant.policy)
     sample = replace(sample, long_chunks=min(sample.long_chunks, model.max_chunks))
     figures = toyworld.measure(
-        lambda story, seed: toyworld.film_of(engine, story, seed, variant.without_memory), sample, detector, progress
+        lambda story, seed: toyworld.film_of(engine, story, seed, variant.without_memory),
+        sample,
+        detector,
+        progress,
+        steerable=model.guidance is None,
     )
     speed = bench.measure(model, BENCH_SHOTS)
     return Row(figures, speed.fps, speed.first_pixels_seconds)
@@ -141,8 +147,10 @@ class Results:
         return Row(Figures(metrics, drift), row["fps"], row["first_picture"])
 
     def made(self, name: str, key: str, make: Callable[[], Row]) -> Row:
-        """The row as it was kept under `name` with the same `key`, else made now, and kept."""
-        if self._rows.get(name, {}).get("key") != key:
+        """The row as it was kept under `name` with the same `key`, or with any weights if the `key` knows of none; else
+        made now, and kept."""
+        kept = self._rows.get(name, {}).get("key", "")
+        if kept != key and not (key.endswith("-") and kept.startswith(key)):
             self._rows[name] = {"key": key} | row_dict(make())
             self._write()
         return self.get(name)
@@ -171,17 +179,18 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def row_key(variant: Variant | None, sample: Sample, detector: CutDetector | None) -> str:
-    """What decides a row's figures, as a short hash: weights and configurations of the model folder, the variant's
-    switches (not its name), the stories, the detector. None is the rendered truth."""
-    digest = hashlib.sha256()
-    switches = None
-    if variant:
-        switches = {k: v for k, v in asdict(variant).items() if k not in ("name", "model")}
-        for path in sorted(variant.model.rglob("*")):
-            if path.suffix in (".safetensors", ".json"):
-                digest.update(f"{path.relative_to(variant.model)}\0".encode())
-                with path.open("rb") as file:
-                    digest.update(hashlib.file_digest(file, "sha256").digest())
+    """What decides a row's figures, as two short hashes: of the variant's switches (not its name), the stories and the
+    detector; and of weights and configurations of the model folder, empty if there is none. None is the rendered
+    truth."""
+    switches = {k: v for k, v in asdict(variant).items() if k not in ("name", "model")} if variant else None
     settings = {"version": VERSION, "sample": asdict(sample), "detector": detector and detector.name}
-    digest.update(json.dumps(settings | {"switches": switches}, sort_keys=True).encode())
-    return digest.hexdigest()[:16]
+    asked = hashlib.sha256(json.dumps(settings | {"switches": switches}, sort_keys=True).encode()).hexdigest()[:16]
+    if variant is None:
+        return f"{asked}-truth"
+    weights = hashlib.sha256()
+    files = [path for path in sorted(variant.model.rglob("*")) if path.suffix in (".safetensors", ".json")]
+    for path in files:
+        weights.update(f"{path.relative_to(variant.model)}\0".encode())
+        with path.open("rb") as file:
+            weights.update(hashlib.file_digest(file, "sha256").digest())
+    return f"{asked}-{weights.hexdigest()[:16] if files else ''}"

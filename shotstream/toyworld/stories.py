@@ -45,7 +45,7 @@ __all__ = [
     "steered",
 ]
 
-DUO_SHARE = 0.45
+DUO_SHARE = 0.25
 EVERYTHING = {"place", "time", "camera", "expression"}
 
 
@@ -134,7 +134,10 @@ def leave_out(rng: random.Random, num_shots: int = 3, num_chunks: int = 3) -> To
     shots = [ToyShot(full_caption(rng, scene, described(rng, scene), EVERYTHING), scene, num_chunks)]
     while len(shots) < num_shots:
         scene = replace(
-            scene, camera=rng.choice(CAMERAS), expression=rng.choice(EXPRESSIONS), action=rng.choice(ACTIONS)
+            scene,
+            camera=other(rng, CAMERAS, scene.camera),  # a cut that nobody could see is none
+            expression=rng.choice(EXPRESSIONS),
+            action=rng.choice(ACTIONS),
         )
         caption = full_caption(rng, scene, subject, {"camera", "expression"})
         shots.append(ToyShot(caption, scene, num_chunks))
@@ -164,7 +167,7 @@ def returning(rng: random.Random, num_chunks: int = 3) -> ToyStory:
             scene,
             shape=member.shape,
             colour=member.colour,
-            camera=rng.choice(CAMERAS),
+            camera=other(rng, CAMERAS, scene.camera),
             expression=rng.choice(EXPRESSIONS),
             action=rng.choice(ACTIONS),
         )

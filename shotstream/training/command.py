@@ -9,7 +9,7 @@
     causal        stage 2.1: the causal student's start              -> OUT/causal
     intra_shot    stage 2.2.1: self-forcing on single shots          -> OUT/intra_shot
     inter_shot    stage 2.2.2: self-forcing on whole stories         -> OUT/inter_shot
-    export        all of it in 16 bits in the published layout       -> OUT/model
+    export        all of it in 16 bits in the published layout       -> OUT/model, OUT/students
     all           what the configuration lists, in that order
 
 Each stage goes on from its newest checkpoint under OUT. Knows the order of stages; what they do is in `stages`.
@@ -22,7 +22,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
-from shotstream.arguments import Parser
+from shotstream.arguments import Parser, whole_number
 from shotstream.errors import UserError
 from shotstream.training import STAGES
 
@@ -43,6 +43,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--videos", type=Path, metavar="FOLDER", help="annotated real videos to train on instead of the toy world"
     )
+    parser.add_argument("--seed", type=whole_number(0, 2**31), help="other random choices than the configuration's")
     parser.add_argument("--out", type=Path, help=f"folder of the run (default: {DEFAULT_OUT})")
 
 
@@ -51,12 +52,14 @@ def run(args: argparse.Namespace) -> int:
         from accelerate import PartialState
         from accelerate.utils import parse_flag_from_env
 
-        from shotstream.training.recipe import load_recipe
+        from shotstream.training.recipe import load_recipe, with_seed
         from shotstream.training.stages import Stages
     except ImportError as error:
         raise UserError(f"Training needs the package {error.name}: pip install '.[training]'.") from error
 
     recipe = load_recipe(args.config)
+    if args.seed is not None:
+        recipe = with_seed(recipe, args.seed)
     if args.videos:
         recipe = replace(recipe, data=replace(recipe.data, videos=str(args.videos)))
     out = (args.out or Path(DEFAULT_OUT.replace("CONFIG", Path(args.config).stem))).expanduser()

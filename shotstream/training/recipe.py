@@ -1,12 +1,12 @@
 """Every number of the recipe, as read from a YAML file: one value per stage, checked on reading.
 
 The files lie beside this one in `configs/`: `toy` (the shipped model), `smoke` (minutes, for tests) and `paper` (the
-published settings). Knows no stage's code.
+published settings). A file may be `like` another and say only what it has otherwise. Knows no stage's code.
 """
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -17,6 +17,7 @@ from shotstream.errors import UserError
 from shotstream.training import STAGES
 
 SHARES = {"direct": ("sampler_levels", "unknown_words"), "teacher": ("drop_context", "drop_text", "unknown_words")}
+TRAINED = ("autoencoder", "direct", "teacher", "causal", "intra_shot", "inter_shot")
 CONFIGS = Path(__file__).parent / "configs"
 
 
@@ -106,12 +107,13 @@ class TeacherRecipe:
 @dataclass(frozen=True)
 class CausalRecipe:
     """Stage 2.1, causal initialisation: how many trajectories are stored, in files of `per_file`, and how the student
-    learns from them."""
+    learns from them; with the teacher's `indicator` of cuts, or without one from here on (an ablation)."""
 
     course: Course
     pairs: int
     per_file: int = 8
     chunks: tuple[int, ...] = (7,)
+    indicator: bool = True
 
 
 @dataclass(frozen=True)
@@ -180,16 +182,45 @@ def load_recipe(name: str) -> Recipe:
 
     Raises `UserError` naming the file and the first key that is missing, unknown or of the wrong kind.
     """
-    path = CONFIGS / f"{name}.yaml" if name in shipped_recipes() else Path(name)
+    path = _place(name)
+    recipe = _build(Recipe, _read(name), str(path))
+    _check(recipe, str(path))
+    return recipe
+
+
+def with_seed(recipe: Recipe, seed: int) -> Recipe:
+    """The recipe with other random choices in every stage, of the same data."""
+    stages = {name: getattr(recipe, name) for name in TRAINED if getattr(recipe, name)}
+    courses = {name: replace(numbers, course=replace(numbers.course, seed=seed)) for name, numbers in stages.items()}
+    return replace(recipe, **courses)
+
+
+def _place(name: str) -> Path:
+    return CONFIGS / f"{name}.yaml" if name in shipped_recipes() else Path(name)
+
+
+def _read(name: str, liked: tuple[str, ...] = ()) -> Any:
+    """What a file says, merged into what the file says that it is like."""
+    path = _place(name)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"There is no training configuration {name!r}: use {', '.join(shipped_recipes())}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML.") from error
-    recipe = _build(Recipe, content, str(path))
-    _check(recipe, str(path))
-    return recipe
+    if not isinstance(content, dict) or "like" not in content:
+        return content
+    like = str(content.pop("like"))
+    if like in (*liked, name):
+        raise UserError(f"{path} is like {like!r}, which is like it: one of them must say all.")
+    return _merged(_read(like, (*liked, name)), content)
+
+
+def _merged(old: Any, new: Any) -> Any:
+    """`new` over `old`, mapping by mapping."""
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return new
+    return old | {key: _merged(old.get(key), value) for key, value in new.items()}
 
 
 def shipped_recipes() -> tuple[str, ...]:
@@ -209,7 +240,7 @@ def _check(recipe: Recipe, path: str) -> None:
                 raise UserError(f"{path}: {stage}.{name} is a share from 0 to 1, not {value}.")
     if numbers := recipe.autoencoder:
         _check_course(numbers.decoder, f"{path}: autoencoder.decoder")
-    for stage in ("autoencoder", "direct", "teacher", "causal", "intra_shot", "inter_shot"):
+    for stage in TRAINED:
         if numbers := getattr(recipe, stage):
             _check_course(numbers.course, f"{path}: {stage}.course")
             asked = max(count for phase in numbers.course.phases for count in phase.chunks)

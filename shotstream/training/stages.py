@@ -127,17 +127,20 @@ class Stages(Run):
 
     def causal(self) -> None:
         text_encoder, dealer = self.text_encoder(), self.dealer()
-        teacher = self.transformer("teacher")
+        numbers, student = self.numbers("causal"), self.transformer("teacher")
+        maker = causal.maker_of(
+            student, text_encoder, self.negative(text_encoder), dealer, self.schedule, self.numbers("teacher")
+        )
+        if not numbers.indicator:
+            student.register_to_config(cut_angle=0.0)
         trained = causal.train(
-            Trainee(teacher),
+            Trainee(student),
             text_encoder,
             dealer,
             self.schedule,
-            self.numbers("causal"),
+            numbers,
             self.made("pairs", "pairs"),
-            causal.maker_of(
-                teacher, text_encoder, self.negative(text_encoder), dealer, self.schedule, self.numbers("teacher")
-            ),
+            maker,
             self.out / "causal",
             self.accelerator(),
             self.look("causal", text_encoder),
@@ -189,12 +192,16 @@ class Stages(Run):
         )
 
     def export(self) -> None:
-        """The best student as OUT/model, the teacher as OUT/model/teacher: what there is of them."""
+        """The best student as OUT/model, the teacher as OUT/model/teacher, every student as OUT/students/STAGE to be
+        compared: what there is of them."""
         if not self.is_main:
             return
         students = [name for name in DENOISERS if (self.out / name / "transformer").is_dir()]
         if students:
-            self._write(self.out / "model", self.recipe.model.name, students[0], None)
+            name = self.recipe.model.name
+            self._write(self.out / "model", name, students[0], None)
+            for student in students if len(students) > 1 else ():
+                self._write(self.out / "students" / student, f"{name}, {student}", student, None)
         if (self.out / "teacher" / "transformer").is_dir():
             numbers = self.numbers("teacher")
             guidance = Guidance(numbers.sample_steps, numbers.guidance, self.recipe.model.negative_prompt)
