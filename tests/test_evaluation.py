@@ -21,7 +21,7 @@ from shotstream.errors import UserError
 from shotstream.evaluation import metrics, toyworld, variants
 from shotstream.evaluation.cuts import Content, TransNet
 from shotstream.evaluation.estimate import over_stories
-from shotstream.evaluation.features import RealMeasures, between, within
+from shotstream.evaluation.features import RealMeasures, between, flicker, motion, within
 from shotstream.evaluation.metrics import BACKGROUND, SUBJECT
 from shotstream.evaluation.toyworld import Sample, film_of, held_out, measure, measure_story, rendered
 from shotstream.models.weights import SHIPPED
@@ -476,9 +476,19 @@ def test_real_measures_see_what_changes(feature_folders, films):
     for name in ("intra_subject", "intra_background", "inter_subject", "inter_background"):
         assert changing[name] < constant[name] - 1e-4, name
     assert -1.0 <= changing["text_alignment"] <= 1.0
+    assert constant["subject_by_shot_2"] == pytest.approx(1.0, abs=1e-5) != changing["subject_by_shot_2"]
+    assert constant["flicker"] == constant["motion"] == 0.0 < changing["motion"]
     assert "cut_detected" not in changing and "cut_detected" in measures.not_measured
     alone = measures.of_film(["red"], still[:1])
     assert alone["inter_subject"] is None and alone["intra_subject"] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_steady_change_moves_and_does_not_flicker():
+    ramp = np.arange(0, 100, 10, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 5, 3), np.uint8)
+    assert motion(ramp) == pytest.approx(10 / 255) and flicker(ramp) == 0.0
+    blinking = ramp.copy()
+    blinking[5] += 30
+    assert flicker(blinking) == pytest.approx((30 + 15 + 15) / 8 / 255)
 
 
 def test_networks_are_not_read_from_pickles(feature_folders, tmp_path):
@@ -502,6 +512,7 @@ def test_real_evaluation_measures_what_it_has_networks_for(random_model_folder, 
     assert {"aesthetic", "inter_semantic", "dynamic_degree"} <= set(found["not_measured"])
     assert main([*command, "--dino", str(dino), "--clip", str(clip), "--stories", "1"]) == 0
     out = capsys.readouterr().out
+    assert found["fps"] > 0 and "FPS, first picture" in out
     assert "text_alignment" in out and "not measured: needs the weights of an aesthetic head" in out
 
 

@@ -25,6 +25,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from shotstream.__main__ import main
 from shotstream.errors import UserError
 from shotstream.models.transformer import ShotTransformer
+from shotstream.models.weights import load_model
 from shotstream.sampler import Schedule
 from shotstream.toyworld import world
 from shotstream.training import causal, direct, teacher
@@ -223,7 +224,7 @@ def test_a_loss_that_is_no_number_stops_the_run(bad, said, tmp_path):
 
 def test_a_loss_that_explodes_stops_the_run(tmp_path):
     course = Course(steps=200, lr=1e-3, phases=(Phase(1, (1,)),), save_every=1000, look_every=1000)
-    with pytest.raises(UserError, match="step 101: .*far above.*no checkpoint"):
+    with pytest.raises(UserError, match="step 101: .*far above.*no checkpoint before it: go on with a lower"):
         run_stage("test", tmp_path, course, Accelerator(), lambda step, rng: {"flow": 1e4 if step == 100 else 1.0})
 
 
@@ -276,6 +277,40 @@ def test_a_model_of_other_numbers_is_no_start(smoke_run, change, complaint, tmp_
     start = ["--start", str(smoke_run / "model"), "--out", str(tmp_path)]
     assert main(["train", "direct", "--config", str(path), *start]) == 2
     assert complaint in capsys.readouterr().err
+
+
+def test_latents_of_another_autoencoder_are_refused(smoke_run, tmp_path, capsys):
+    """A decoder that was trained on is none."""
+    for part in smoke_run.iterdir():
+        if part.name not in ("direct", "decoder", "model"):
+            (tmp_path / part.name).symlink_to(part)
+    assert (smoke_run / "decoder" / "vae").is_dir(), "the run itself went on after its decoder was refined"
+    torch.manual_seed(5)
+    sizes = load_recipe("smoke").autoencoder.sizes
+    new_autoencoder(**sizes).save_pretrained(tmp_path / "decoder" / "vae")
+    assert main(["train", "direct", "--config", "smoke", "--out", str(tmp_path)]) == 2
+    assert "was encoded by another autoencoder" in capsys.readouterr().err
+
+
+def test_every_student_is_written_to_be_compared(smoke_run):
+    written = {path.name for path in (smoke_run / "students").iterdir()}
+    assert written == {"direct", "causal", "intra_shot", "inter_shot"}
+    best, last = (load_model(smoke_run / part) for part in ("model", "students/inter_shot"))
+    assert all(
+        torch.equal(a, b) for a, b in zip(best.transformer.parameters(), last.transformer.parameters(), strict=True)
+    )
+
+
+def test_a_student_without_the_indicator_keeps_none(smoke_run, tmp_path):
+    for part in smoke_run.iterdir():
+        if part.name not in ("causal", "model"):
+            (tmp_path / part.name).symlink_to(part)
+    path = tmp_path / "without.yaml"
+    path.write_text("like: smoke\nstages: [causal]\ncausal: {indicator: false}")
+    assert main(["train", "causal", "--config", str(path), "--out", str(tmp_path)]) == 0
+    recipe = load_recipe("smoke")
+    assert Run(tmp_path, recipe).transformer("causal").config.cut_angle == 0.0
+    assert Run(tmp_path, recipe).transformer("teacher").config.cut_angle == pytest.approx(1 / 6)
 
 
 def test_the_indicator_s_angle_may_differ_from_the_start_s(smoke_run, tmp_path):

@@ -190,11 +190,13 @@ def _real(args: argparse.Namespace) -> int:
         if path and not path.is_dir():
             raise UserError(f"There is no folder {path}.")
     model = load_model(args)
+    from shotstream import bench
     from shotstream.engine import Engine
     from shotstream.evaluation.cuts import best_detector
     from shotstream.evaluation.estimate import over_stories
     from shotstream.evaluation.features import RealMeasures
     from shotstream.evaluation.toyworld import film_of_captions
+    from shotstream.evaluation.variants import BENCH_SHOTS
 
     detector = best_detector(model.device)
     measures, engine = RealMeasures(args.dino, args.clip, detector, model.device), Engine(model)
@@ -208,10 +210,13 @@ def _real(args: argparse.Namespace) -> int:
     figures = {
         name: over_stories(film.get(name) for film in films) for name in dict.fromkeys(n for f in films for n in f)
     }
+    speed = bench.measure(model, BENCH_SHOTS)
     found = {
         "model": model.name,
         "stories": len(stories),
         "seed": seed,
+        "fps": speed.fps,
+        "first_picture": speed.first_pixels_seconds,
         "detector": detector and detector.name,
         "metrics": {name: estimate and asdict(estimate) for name, estimate in figures.items()},
         "not_measured": measures.not_measured,
@@ -219,5 +224,6 @@ def _real(args: argparse.Namespace) -> int:
     lines = [f"{model.name}: films of {len(stories)} story files, standard errors over films"]
     lines += [f"{name:<20}{estimate or 'needs films of two shots or more'}" for name, estimate in figures.items()]
     lines += [f"{name:<20}not measured: {why}" for name, why in measures.not_measured.items()]
+    lines.append(f"{speed.fps:.1f} FPS, first picture after {speed.first_pixels_seconds:.2f} s")
     _tell(args.json, found, "\n".join(lines))
     return 0

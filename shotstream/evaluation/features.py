@@ -6,8 +6,10 @@ Knows no story files and no tables.
 `intra_subject`, `intra_background`: in a shot, the mean of a frame's cosine with the first frame and with the one
 before, over frames from the second on (VBench's subject and background consistency), of DINO's class token and of
 CLIP's image embedding. `inter_subject`, `inter_background`: the cosine of the mean embeddings of two shots, over all
-pairs. `text_alignment`: CLIP's cosine of a frame and its shot's caption (the paper asks ViCLIP), over frames. Whole
-pictures throughout; cosines are in [-1, 1]. `cut_detected` as on the toy world.
+pairs; `subject_by_shot`, `background_by_shot`: of each shot with the film's first. `text_alignment`: CLIP's cosine of a
+frame and its shot's caption (the paper asks ViCLIP), over frames. Whole pictures throughout; cosines are in [-1, 1].
+`flicker`: mean distance of a frame from the mean of its neighbours in time; `motion`: mean distance from the frame
+before; both of pixels in [0, 1]. `cut_detected` as on the toy world.
 """
 
 from __future__ import annotations
@@ -97,13 +99,17 @@ class RealMeasures:
 
     def of_film(self, captions: Sequence[str], film: Sequence[np.ndarray]) -> dict[str, float | None]:
         """Every figure of one film by name; None where a film of a single shot has none."""
-        found: dict[str, float | None] = {}
+        found: dict[str, float | None] = {
+            "flicker": fmean(flicker(frames) for frames in film),
+            "motion": fmean(motion(frames) for frames in film),
+        }
         for name, network in (("subject", self._dino), ("background", self._clip)):
             if network:
                 shots = [network.images(frames) for frames in film]
                 found[f"intra_{name}"] = fmean(within(features) for features in shots)
                 pairs = [between(a, b) for a, b in combinations(shots, 2)]
                 found[f"inter_{name}"] = fmean(pairs) if pairs else None
+                found |= {f"{name}_by_shot_{n}": between(shots[0], shot) for n, shot in enumerate(shots[1:], start=2)}
                 if network is self._clip:
                     alignments = [features @ network.text(text) for features, text in zip(shots, captions, strict=True)]
                     found["text_alignment"] = fmean(float(values.mean()) for values in alignments)
@@ -111,6 +117,19 @@ class RealMeasures:
             asked = np.cumsum([len(frames) for frames in film])[:-1].tolist()
             found["cut_detected"] = cut_accuracy(asked, self._detector(np.concatenate(film)))
         return found
+
+
+def flicker(frames: np.ndarray) -> float:
+    """Of a shot [t, H, W, 3] uint8: mean distance of a frame from the mean of its neighbours, pixels in [0, 1]."""
+    if len(frames) < 3:
+        return 0.0
+    around = (frames[:-2].astype(np.float32) + frames[2:]) / 2
+    return float(np.abs(frames[1:-1] - around).mean() / 255)
+
+
+def motion(frames: np.ndarray) -> float:
+    """Of a shot [t, H, W, 3] uint8: mean distance of a frame from the one before, pixels in [0, 1]."""
+    return float(np.abs(np.diff(frames.astype(np.float32), axis=0)).mean() / 255) if len(frames) > 1 else 0.0
 
 
 def within(features: torch.Tensor) -> float:

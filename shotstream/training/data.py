@@ -22,6 +22,7 @@ from tqdm import tqdm
 from shotstream.errors import UserError
 from shotstream.memory import sample_context
 from shotstream.models.pixel_autoencoder import PixelAutoencoder
+from shotstream.models.vae import VAE
 from shotstream.story import compose_caption
 from shotstream.toyworld import world
 from shotstream.toyworld.plot import ToyStory
@@ -62,18 +63,21 @@ class EncodedShot:
 
 @dataclass(frozen=True)
 class StoryLatents:
-    """`latents` [u, C, h, w] float16; `moving` [u, h, w] bool: does the character touch this latent pixel?"""
+    """`latents` [u, C, h, w] float16; `moving` [u, h, w] bool: does the character touch this latent pixel? `probe`
+    [C, h, w]: what the encoder made of a picture that is always the same (see `probe_of`)."""
 
     latents: Tensor
     moving: Tensor
     stories: list[list[EncodedShot]]
+    probe: Tensor | None = None
 
     def save(self, folder: Path) -> None:
         """Write both files; a kill in between leaves no stories, so that old ones never meet new latents."""
         folder.mkdir(parents=True, exist_ok=True)
         told, part = folder / "stories.json", folder / "stories.part"
         told.unlink(missing_ok=True)
-        save_file({"latents": self.latents, "moving": self.moving}, folder / "latents.safetensors")
+        tensors = {"latents": self.latents, "moving": self.moving}
+        save_file(tensors | ({} if self.probe is None else {"probe": self.probe}), folder / "latents.safetensors")
         part.write_text(json.dumps([[asdict(shot) for shot in story] for story in self.stories]))
         os.replace(part, told)
 
@@ -83,7 +87,8 @@ class StoryLatents:
         try:
             stories = json.loads((folder / "stories.json").read_text())
             tensors = load_file(folder / "latents.safetensors")
-            return cls(tensors["latents"], tensors["moving"], [[EncodedShot(**s) for s in story] for story in stories])
+            told = [[EncodedShot(**shot) for shot in story] for story in stories]
+            return cls(tensors["latents"], tensors["moving"], told, tensors.get("probe"))
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"The stories in {folder} are not whole: run the stage latents again.") from error
 
@@ -93,6 +98,15 @@ class StoryLatents:
         return replace(self, stories=self.stories[:border] or self.stories), replace(
             self, stories=self.stories[border:]
         )
+
+
+@torch.no_grad()
+def probe_of(vae: VAE, height: int, width: int, device: torch.device) -> Tensor:
+    """[C, h, w] float16: a fixed picture as `vae`, which is on `device`, encodes it. Once there are latents its decoder
+    may be trained on, its encoder may not."""
+    picture = torch.stack(torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij"))
+    picture = torch.cat([picture, picture[:1] * picture[1:]])
+    return vae.encode_frames(picture[None].to(device))[0].half().cpu()
 
 
 def num_frames(num_chunks: int) -> int:

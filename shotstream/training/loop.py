@@ -157,7 +157,8 @@ def run_stage(
             newest = newest_checkpoint(folder)
             raise UserError(
                 f"The stage {name} was stopped at step {step + 1}: {wrong}. "
-                + (f"The last good checkpoint is {newest}." if newest else "There is no checkpoint before it.")
+                + (f"The last good checkpoint is {newest}: " if newest else "There is no checkpoint before it: ")
+                + "go on with a lower learning rate, or another --seed."
             )
         bar.update()
         bar.set_postfix({key: f"{value:.4f}" for key, value in watch.running.items()}, refresh=False)

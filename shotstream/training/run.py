@@ -27,12 +27,14 @@ from shotstream.models.vae import VAE, WanVAE
 from shotstream.models.weights import load_model
 from shotstream.sampler import Schedule
 from shotstream.training.batches import ShotBatch, ShotDealer
-from shotstream.training.data import StoryLatents
+from shotstream.training.data import StoryLatents, probe_of
 from shotstream.training.recipe import Course, Recipe
 from shotstream.training.rollout import drawn_noise, roll_out
 from shotstream.training.sheets import Look, Sample
 from shotstream.training.trainee import Trainee, embed_frozen, frozen, tokens_of
 from shotstream.training.vocabulary import build_text_encoder
+
+SAME_ENCODER = 0.05  # of a latent's deviation: more than rounding, less than a training step or two
 
 
 class Run:
@@ -130,6 +132,10 @@ class Run:
                 f"The latents in {folder} have the shape {tuple(stories.latents.shape[1:])}, this configuration's "
                 f"{shape}: run the stage latents again."
             )
+        if stories.probe is not None:
+            probe = probe_of(vae, model.height, model.width, PartialState().device)
+            if (stories.probe.float() - probe.float()).abs().max() > SAME_ENCODER:
+                raise UserError(f"{folder} was encoded by another autoencoder: run the stage latents again.")
         dealer = ShotDealer(stories, self.tokenizer, self.schedule.chunk_frames, model.text_len)
         dealer.check(course.phases if course else ())
         return dealer

@@ -6,6 +6,7 @@ Knows files and the order of things; how a stage trains is in its own module.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from shotstream.models.weights import save_model
 from shotstream.sampler import Guidance
 from shotstream.training import autoencoder, causal, direct, inter_shot, intra_shot, teacher
 from shotstream.training.batches import ShotBatch
-from shotstream.training.data import encode_stories
+from shotstream.training.data import encode_stories, probe_of
 from shotstream.training.loop import Learner
 from shotstream.training.run import Run, cast_vae, write_whole
 from shotstream.training.self_forcing import SelfForcing
@@ -72,11 +73,12 @@ class Stages(Run):
                 cache=self.out / "videos",
             )
             stories, heldout = stories.split(data.heldout)
-            heldout.save(self.out / "heldout")
-            stories.save(self.out / "latents")
-            return
-        encode_stories(vae, data.heldout, seed=HELDOUT_SEED).save(self.out / "heldout")
-        encode_stories(vae, data.stories, seed=data.seed).save(self.out / "latents")
+        else:
+            heldout = encode_stories(vae, data.heldout, seed=HELDOUT_SEED)
+            stories = encode_stories(vae, data.stories, seed=data.seed)
+        probe = probe_of(vae, model.height, model.width, PartialState().device)
+        replace(heldout, probe=probe).save(self.out / "heldout")
+        replace(stories, probe=probe).save(self.out / "latents")
 
     def direct(self) -> None:
         text_encoder = self.first_text_encoder()
