@@ -23,7 +23,16 @@ from shotstream.evaluation.cuts import Content, TransNet
 from shotstream.evaluation.estimate import over_stories
 from shotstream.evaluation.features import RealMeasures, between, flicker, motion, within
 from shotstream.evaluation.metrics import BACKGROUND, SUBJECT
-from shotstream.evaluation.toyworld import Sample, film_of, held_out, measure, measure_story, rendered
+from shotstream.evaluation.toyworld import (
+    OTHERS,
+    Sample,
+    film_of,
+    held_out,
+    measure,
+    measure_story,
+    one_by_one,
+    rendered,
+)
 from shotstream.models.weights import SHIPPED
 from shotstream.toyworld import world
 
@@ -154,16 +163,18 @@ def test_somebody_who_was_not_asked_for_is_seen(stories, films):
     assert measure_story(stories[0], [two, *films[0][1:]])["alone"] == pytest.approx(2 / 3)
 
 
-def wider_world(kind, count=12):
-    name, make, judge = toyworld.OTHERS[kind]
+def wider_world(kind, count=8):
+    make, judge = OTHERS[kind]
     stories = [make(random.Random(f"9/{kind}/{n}")) for n in range(count)]
     return stories, judge
 
 
 def test_the_script_of_the_wider_world_is_read_back_from_real_films():
-    for kind, names in enumerate(
-        (("everything", "two_shots", "camera_moves", "new_settings"), ("returns",), ("steering",))
-    ):
+    for kind, names in {
+        "everything": ("everything", "two_shots", "camera_moves", "new_settings"),
+        "returning": ("returns",),
+        "steered": ("steering",),
+    }.items():
         stories, judge = wider_world(kind)
         found = [judge(story, rendered(story)) for story in stories]
         for name in names:
@@ -177,11 +188,11 @@ def test_a_film_of_one_who_stays_does_neither_return_nor_change():
         alone = replace(story.shots[0].scene, partner=None, together=False)
         return [world.to_rgb(world.render_shot(alone, toyworld.shot_frames(s.num_chunks))) for s in story.shots]
 
-    stories, judge = wider_world(2)
+    stories, judge = wider_world("steered")
     assert fmean(judge(story, stuck(story))["steering"] for story in stories) < 0.2
-    stories, judge = wider_world(1)
+    stories, judge = wider_world("returning")
     assert not any(judge(story, rendered(story)[:2])["returns"] for story in stories), "ends with the other one's shot"
-    stories, judge = wider_world(0, 40)
+    stories, judge = wider_world("everything", 16)
     found = [judge(story, stuck(story)) for story in stories]
     for name in ("two_shots", "camera_moves", "new_settings"):
         assert fmean(film[name] for film in found if name in film) < 0.7, name
@@ -252,7 +263,8 @@ def test_errors_of_shots_that_fail_together_are_not_made_small():
             film[1:] = [world.to_rgb(world.render_shot(_elsewhere(s.scene), 33)) for s in story.shots[1:]]
         return film
 
-    figure = measure(shooter, Sample(7, 4, drift=0), None).metrics["inter_subject_true"]
+    sample = Sample(7, 4, drift=0)
+    figure = measure(one_by_one(shooter, sample, None), sample).metrics["inter_subject_true"]
     assert (figure.value, figure.stories) == (0.5, 4)
     assert figure.error == pytest.approx((4 * 0.25 / 3) ** 0.5 / 2)
 
@@ -267,7 +279,8 @@ def test_drift_is_told_shot_by_shot_and_chunk_by_chunk():
         film[3:] = [world.to_rgb(world.render_shot(_elsewhere(s.scene), 33)) for s in story.shots[3:]]
         return film
 
-    drift = measure(forgetful, Sample(3, 1, drift=2, drift_shots=5, long_chunks=4), None).drift
+    sample = Sample(3, 1, drift=2, drift_shots=5, long_chunks=4)
+    drift = measure(one_by_one(forgetful, sample, None), sample).drift
     for name in ("subject", "background"):
         assert [step.value for step in drift[f"{name}_by_shot"]] == [1, 1, 1, 0, 0], name
         assert [step.value for step in drift[f"{name}_by_chunk"]] == [1, 1, 0, 0], name
@@ -393,7 +406,8 @@ def test_rows_stand_for_their_weights_and_switches(random_model_folder, tmp_path
 
 def test_an_interrupted_page_keeps_its_rows(tmp_path):
     path = tmp_path / "rows.json"
-    row = variants.measure_truth(Sample(1, 1, 0), None)
+    sample = Sample(1, 1, 0)
+    row = variants.measure_truth(sample, one_by_one(rendered, sample, None))
     variants.Results(path).made("one", "k1", lambda: row)
 
     def interrupted():
@@ -424,6 +438,20 @@ def test_plain_evaluation_writes_a_table_and_json(random_model_folder, tmp_path,
     assert (found["detector"] or "cut_detected not measured") in out
     assert main(["evaluate", *options[:-1], "-"]) == 0
     assert json.loads(capsys.readouterr().out)["rows"][variants.TRUTH]["metrics"] == truth
+
+
+def test_several_processes_measure_what_one_does(random_model_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as in the others: sums of other lengths round differently
+    threads, found = torch.get_num_threads(), []
+    torch.set_num_threads(1)
+    for workers in ("1", "2"):
+        file = tmp_path / f"{workers}.json"
+        options = [str(random_model_folder), "--stories", "2", "--drift", "1", "--seed", "3", "--device", "cpu"]
+        assert main(["evaluate", *options, "--workers", workers, "--json", str(file)]) == 0
+        rows = json.loads(file.read_text())["rows"].values()
+        found.append([(row["metrics"], row["drift"]) for row in rows])
+    torch.set_num_threads(threads)
+    assert found[0] == found[1]
 
 
 def test_features_of_frames_that_do_not_change_are_one():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,7 @@ from shotstream.errors import UserError
 
 SETS = {"validation": 20_000, "test": 77_000}  # their seeds; neither is trained on
 STORIES = 200
+MANY = 20  # stories: fewer are measured before other processes have started
 STORY_FILES = Path(__file__).parents[2] / "assets" / "stories"
 
 
@@ -31,6 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=whole_number(0, 10_000),
         metavar="N",
         help="stories of 20 shots, and shots of 7 chunks, to see drift (default: a tenth of the stories)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=whole_number(1, 256),
+        help=f"processes that shoot and measure (default: on a CPU as many as cores, from {MANY} stories on)",
     )
     stories = parser.add_mutually_exclusive_group()
     stories.add_argument(
@@ -92,12 +99,13 @@ def _toy(args: argparse.Namespace) -> int:
     from shotstream.evaluation import report, toyworld, variants
     from shotstream.evaluation.cuts import best_detector
 
-    toyworld.check_fits(model)
-    sample, detector = _sample(args), best_detector(model.device)
-    rows = {variants.TRUTH: variants.measure_truth(sample, detector, _progress("truth"))}
+    sample, detector = variants.fitted(_sample(args), model), best_detector(model.device)
+    run = _runner(args, model.device, sample, detector, "truth")
+    rows = {variants.TRUTH: variants.measure_truth(sample, run)}
     for label, without in ((model.name, False), ("without memory", True)):
         variant = variants.Variant(label, Path(), without_memory=without)
-        rows[label] = variants.measure_variant(model, variant, sample, detector, _progress(label))
+        run = _runner(args, model.device, sample, detector, label, model, variant, args.model)
+        rows[label] = variants.measure_variant(model, variant, sample, run)
     autoencoder = toyworld.check_autoencoder(model, min(sample.stories, 100), sample.seed + 2)
     found = {
         "sample": asdict(sample),
@@ -109,6 +117,21 @@ def _toy(args: argparse.Namespace) -> int:
     table = f"{_about(sample, detector)}\n\n{report.text_table(rows)}\nautoencoder: {told}"
     _tell(args.json, found, table)
     return 0
+
+
+def _runner(args: argparse.Namespace, device, sample, detector, label: str, model=None, variant=None, source=None):
+    """Measures films by `variant` of `model`, which `source` names to other processes; or the truth's."""
+    from shotstream.evaluation import pool, toyworld, variants
+
+    on_a_cpu = device.type == "cpu" and sample.stories >= MANY
+    workers = args.workers or (os.cpu_count() if on_a_cpu else 1) or 1
+    if workers == 1:
+        shooter = toyworld.rendered if model is None else variants.shooter_of(model, variant)
+        return toyworld.one_by_one(shooter, sample, detector, _progress(label))
+    work = pool.Work(sample)
+    if model is not None:
+        work = pool.Work(sample, variant, source and str(source), model.device, model.dtype, args.attention)
+    return pool.in_processes(work, workers, _progress(label))
 
 
 def _about(sample, detector) -> str:
@@ -151,13 +174,15 @@ def _table(args: argparse.Namespace) -> int:
         if not variant.model.is_dir():
             raise UserError(f"{args.table}: there is no model folder at {variant.model} for the row {variant.name!r}.")
         model = weights.load_model(variant.model, device=device, dtype=dtype, attention=args.attention)
-        return variants.measure_variant(model, variant, sample, detector, _progress(variant.name))
+        fitted = variants.fitted(sample, model)
+        run = _runner(args, device, fitted, detector, variant.name, model, variant, variant.model)
+        return variants.measure_variant(model, variant, fitted, run)
 
     rows = {
         variants.TRUTH: results.made(
             variants.TRUTH,
             variants.row_key(None, sample, detector),
-            lambda: variants.measure_truth(sample, detector, _progress("truth")),
+            lambda: variants.measure_truth(sample, _runner(args, device, sample, detector, "truth")),
         )
     }
     for variant in wanted:

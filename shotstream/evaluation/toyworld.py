@@ -36,7 +36,7 @@ LATENT_FRAMES, TIME_FACTOR = 3, 4  # of a chunk; pixel frames of a latent frame:
 DETECTED = 50  # stories whose cuts a detector looks for: it takes longer than all the rest
 Film = list[np.ndarray]  # a story's shots, [t, H, W, 3] uint8 each
 Shooter = Callable[[ToyStory, int], Film]
-Progress = Callable[[Iterable[int]], Iterable[int]]
+Progress = Callable[[Iterable], Iterable]
 
 
 def shoot(engine: Engine, request: ShotRequest, chunk: int = 0, then: str = "") -> tuple[np.ndarray, Memory]:
@@ -111,45 +111,60 @@ class Figures:
     drift: dict[str, list[Estimate]]
 
 
-OTHERS = (
-    ("everything", lambda rng: random_story(rng, num_shots=3, num_chunks=2), scenes.of_everything),
-    ("returning", returning, scenes.of_return),
-    ("steered", steered, scenes.of_steering),
-)
-"""Stories of the wider world: name, story of a generator, figures of a story and its film."""
+OTHERS = {
+    "everything": (lambda rng: random_story(rng, num_shots=3, num_chunks=2), scenes.of_everything),
+    "returning": (returning, scenes.of_return),
+    "steered": (steered, scenes.of_steering),
+}
+"""Stories of the wider world: by name, story of a generator, figures of a story and its film."""
+
+KINDS = ("stories", "shots", "chunks", *OTHERS)  # in the order of their seeds
+Job = tuple[str, int]  # a kind of film, and its number
+Measured = dict[str, float | None] | list[dict[str, float]]  # a film's figures, or those of each of its parts
+Runner = Callable[[Sequence[Job]], Iterable[Measured]]
 
 
-def measure(
-    shooter: Shooter,
-    sample: Sample,
-    detector: CutDetector | None,
-    progress: Progress = iter,
-    steerable: bool = True,
-) -> Figures:
-    """Shoot and measure all that `sample` asks for. Takes as long as that many films. A model that makes whole shots
-    is not `steerable`: it cannot be told something else in mid-shot."""
-    stories = [
-        measure_story(story, shooter(story, film_seed(0, n)), shooter is rendered, detector if n < DETECTED else None)
-        for n, story in ((n, held_out(sample.seed, 0, n)) for n in progress(range(sample.stories)))
-    ]
-    for kind, (name, make, judge) in enumerate(OTHERS, start=3):
-        if name == "steered" and not steerable:
-            continue
-        for n in range(sample.others):
-            story = make(random.Random(f"{sample.seed}/{kind}/{n}"))
-            stories.append(judge(story, shooter(story, film_seed(kind, n))))
+def measure(run: Runner, sample: Sample, steerable: bool = True) -> Figures:
+    """Have all films measured that `sample` asks for. A model that makes whole shots is not `steerable`: it cannot be
+    told something else in mid-shot."""
+    counts = {"shots": sample.drift, "chunks": sample.drift, "stories": sample.stories}
+    counts |= {name: sample.others for name in OTHERS if steerable or name != "steered"}
+    jobs = [(kind, number) for kind, count in counts.items() for number in range(count)]
+    found: dict[str, list] = defaultdict(list)
+    for (kind, _), measured in zip(jobs, run(jobs), strict=True):
+        found[kind].append(measured)
+    stories = [story for kind in ("stories", *OTHERS) for story in found[kind]]
     figures = {}
     for name in dict.fromkeys(name for story in stories for name in story):
         if estimate := over_stories(story.get(name) for story in stories):
             figures[name] = estimate
-    by_shot, by_chunk = [], []
-    for n in range(sample.drift):
-        story = held_out(sample.seed, 1, n, num_shots=sample.drift_shots)
-        by_shot.append(_truths(story, shooter(story, film_seed(1, n))))
-        story = held_out(sample.seed, 2, n, num_shots=1, num_chunks=sample.long_chunks)
+    return Figures(figures, _curves("shot", found["shots"]) | _curves("chunk", found["chunks"]))
+
+
+def one_by_one(shooter: Shooter, sample: Sample, detector: CutDetector | None, progress: Progress = iter) -> Runner:
+    """Measures films here, one after the other."""
+    return lambda jobs: (measure_film(shooter, sample, detector, job) for job in progress(jobs))
+
+
+def measure_film(shooter: Shooter, sample: Sample, detector: CutDetector | None, job: Job) -> Measured:
+    """Shoot and measure one film."""
+    kind, number = job
+    place = KINDS.index(kind)
+    seed = film_seed(place, number)
+    if kind == "stories":
+        story = held_out(sample.seed, place, number)
+        cuts = detector if number < DETECTED else None
+        return measure_story(story, shooter(story, seed), shooter is rendered, cuts)
+    if kind == "shots":
+        story = held_out(sample.seed, place, number, num_shots=sample.drift_shots)
+        return _truths(story, shooter(story, seed))
+    if kind == "chunks":
+        story = held_out(sample.seed, place, number, num_shots=1, num_chunks=sample.long_chunks)
         ends = [shot_frames(chunk) for chunk in range(1, sample.long_chunks)]
-        by_chunk.append(_truths(story, np.split(shooter(story, film_seed(2, n))[0], ends)))
-    return Figures(figures, _curves("shot", by_shot) | _curves("chunk", by_chunk))
+        return _truths(story, np.split(shooter(story, seed)[0], ends))
+    make, judge = OTHERS[kind]
+    story = make(random.Random(f"{sample.seed}/{place}/{number}"))
+    return judge(story, shooter(story, seed))
 
 
 def held_out(seed: int, kind: int, number: int, num_shots: int = 3, num_chunks: int = 3) -> ToyStory:

@@ -23,7 +23,7 @@ from shotstream.errors import UserError
 from shotstream.evaluation import toyworld
 from shotstream.evaluation.cuts import CutDetector
 from shotstream.evaluation.estimate import Estimate
-from shotstream.evaluation.toyworld import Figures, Progress, Sample
+from shotstream.evaluation.toyworld import Figures, Runner, Sample, Shooter
 from shotstream.memory import CONTEXT_POLICIES
 from shotstream.models.model import Model
 
@@ -95,28 +95,29 @@ def _checked(path: Path, number: int, entry: object) -> Variant:
     return variant
 
 
-def measure_variant(
-    model: Model, variant: Variant, sample: Sample, detector: CutDetector | None, progress: Progress = iter
-) -> Row:
-    """Shoot and measure a row, and how fast the model is on the way, as `bench` tells it."""
+def shooter_of(model: Model, variant: Variant) -> Shooter:
+    """Films of toy stories by `model` as this row wants it."""
+    engine = Engine(variant.applied_to(model), routing=variant.routing, policy=variant.policy)
+    return lambda story, seed: toyworld.film_of(engine, story, seed, variant.without_memory)
+
+
+def fitted(sample: Sample, model: Model) -> Sample:
+    """The sample with single shots as long as `model` can make them. Raises `UserError` for a model of other pictures
+    than the toy world's."""
     toyworld.check_fits(model)
-    model = variant.applied_to(model)
-    engine = Engine(model, routing=variant.routing, policy=variant.policy)
-    sample = replace(sample, long_chunks=min(sample.long_chunks, model.max_chunks))
-    figures = toyworld.measure(
-        lambda story, seed: toyworld.film_of(engine, story, seed, variant.without_memory),
-        sample,
-        detector,
-        progress,
-        steerable=model.guidance is None,
-    )
-    speed = bench.measure(model, BENCH_SHOTS)
+    return replace(sample, long_chunks=min(sample.long_chunks, model.max_chunks))
+
+
+def measure_variant(model: Model, variant: Variant, sample: Sample, run: Runner) -> Row:
+    """Have a row's films measured by `run`, and how fast the model is, as `bench` tells it."""
+    speed = bench.measure(variant.applied_to(model), BENCH_SHOTS)
+    figures = toyworld.measure(run, sample, steerable=model.guidance is None)
     return Row(figures, speed.fps, speed.first_pixels_seconds)
 
 
-def measure_truth(sample: Sample, detector: CutDetector | None, progress: Progress = iter) -> Row:
+def measure_truth(sample: Sample, run: Runner) -> Row:
     """The same of the rendered stories: the most that a model can reach."""
-    return Row(toyworld.measure(toyworld.rendered, sample, detector, progress))
+    return Row(toyworld.measure(run, sample))
 
 
 def row_dict(row: Row) -> dict[str, Any]:
