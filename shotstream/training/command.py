@@ -34,7 +34,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--config",
         default="toy",
-        help="toy: the shipped model (hours); direct: the same without a teacher; smoke: minutes; paper: the published "
+        help="toy: the shipped model (hours); direct: without a teacher; smoke: minutes; paper: the published "
         "settings; or a YAML file (default: toy)",
     )
     parser.add_argument(

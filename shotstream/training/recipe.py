@@ -88,11 +88,14 @@ class DirectRecipe:
 
 @dataclass(frozen=True)
 class TeacherRecipe:
-    """Stage 1 (paper section 3.2). `trained`: "all" or "self_attention". `bell` weighs noise levels as published, down
-    to zero at both ends: for a backbone that knows pictures, not where composing one from noise is to be learned."""
+    """Stage 1 (paper section 3.2). `trained`: "all" or "self_attention". `from_direct`: begin with the weights of the
+    stage `direct`, which to a small model is what the paper's pretrained backbone is to it. `bell` weighs noise levels
+    as published, down to zero at both ends: for a backbone that knows pictures, not where composing one from noise is
+    to be learned."""
 
     course: Course
     trained: str = "all"
+    from_direct: bool = False
     bell: bool = True
     joint_text: bool = False  # train the text encoder too: the small model's is not pretrained
     drop_context: float = 0.1

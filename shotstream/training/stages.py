@@ -91,8 +91,11 @@ class Stages(Run):
     def teacher(self) -> None:
         numbers = self.numbers("teacher")
         frozen_text = None if numbers.joint_text else self.base_text_encoder()
-        text_encoder = frozen_text or self.first_text_encoder()
-        transformer = self.first_transformer(text_encoder.config.d_model)
+        if numbers.from_direct and "direct" in self.recipe.stages and self._has("direct"):
+            text_encoder, transformer = self.text_encoder("direct").requires_grad_(True), self.transformer("direct")
+        else:
+            text_encoder = frozen_text or self.first_text_encoder()
+            transformer = self.first_transformer(text_encoder.config.d_model)
         trainee = Trainee(transformer, text_encoder if numbers.joint_text else None)
 
         def sample(trained: Trainee, batch: ShotBatch) -> Tensor:
@@ -112,6 +115,9 @@ class Stages(Run):
             look,
         )
         self.keep("teacher", trained)
+
+    def _has(self, stage: str) -> bool:
+        return (self.out / stage / "transformer").is_dir()
 
     def pairs(self) -> None:
         text_encoder = self.text_encoder()
@@ -198,13 +204,13 @@ class Stages(Run):
         compared: what there is of them."""
         if not self.is_main:
             return
-        students = [name for name in DENOISERS if (self.out / name / "transformer").is_dir()]
+        students = [name for name in DENOISERS if self._has(name)]
         if students:
             name = self.recipe.model.name
             self._write(self.out / "model", name, students[0], None)
             for student in students if len(students) > 1 else ():
                 self._write(self.out / "students" / student, f"{name}, {student}", student, None)
-        if (self.out / "teacher" / "transformer").is_dir():
+        if self._has("teacher"):
             numbers = self.numbers("teacher")
             guidance = Guidance(numbers.sample_steps, numbers.guidance, self.recipe.model.negative_prompt)
             self._write(self.out / "model" / "teacher", f"{self.recipe.model.name}, teacher", "teacher", guidance)
