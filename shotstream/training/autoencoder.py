@@ -137,7 +137,8 @@ def train(
             figures = quality(learner.unwrapped.network, random.Random(10_000 + step))
         return " ".join(f"{name} {value:.4f}" for name, value in figures.items())
 
-    run_stage("decoder" if decoder_only else "autoencoder", folder, course, accelerator, take_step, look)
+    stage = "decoder" if decoder_only else "autoencoder"
+    run_stage(stage, folder, course, accelerator, {"autoencoder": learner}, take_step, look)
     learner.ema.copy_to(learner.trained)
     if not decoder_only:
         measure_latents(model, random.Random(77))

@@ -47,7 +47,7 @@ def train(
         with learner.averaged():
             return look(learner.unwrapped, step)
 
-    run_stage("direct", folder, recipe.course, accelerator, take_step, look and look_now)
+    run_stage("direct", folder, recipe.course, accelerator, {"student": learner}, take_step, look and look_now)
     learner.ema.copy_to(learner.trained)
     return learner.unwrapped
 

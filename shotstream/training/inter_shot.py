@@ -84,7 +84,7 @@ def train(
         with networks.student.averaged():
             return look(networks.student.unwrapped, step)
 
-    run_stage("inter_shot", folder, course, accelerator, take_step, look and look_now)
+    run_stage("inter_shot", folder, course, accelerator, networks.learners, take_step, look and look_now)
     networks.student.ema.copy_to(networks.student.trained)
     return networks.student.unwrapped
 

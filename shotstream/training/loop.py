@@ -1,4 +1,4 @@
-"""The loop that every stage runs in: progress, curves, averages, checkpoints, and stopping when it goes wrong.
+"""The loop that every stage runs in: progress, curves, averages, and stopping when it goes wrong.
 
 A stage gives one function that takes a step. All randomness of a step is seeded by (seed, step, process), so a resumed
 run draws what an uninterrupted one would have drawn. Uses accelerate, so that the same loop runs on one CPU or many
@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 import random
-import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +21,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from shotstream.errors import UserError
+from shotstream.training import checkpoints
 from shotstream.training.muon import Muon
 from shotstream.training.recipe import Course
-
-KEPT = 2  # checkpoints
 
 
 class Unit(nn.Module):
@@ -60,7 +57,6 @@ class Learner:
         self.optimisers = [accelerator.prepare(o) for o in _optimisers(self.module, course, self.lr)]
         self.trained = [p for p in self.module.parameters() if p.requires_grad]
         self.ema = Average(self.trained, decay=course.ema)
-        accelerator.register_for_checkpointing(self.ema)
 
     @property
     def unwrapped(self) -> Unit:
@@ -84,6 +80,39 @@ class Learner:
             optimiser.step()
         self.ema.step(self.trained)
         return value if math.isfinite(norm) else math.nan  # before such weights get into a checkpoint
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that has been learned: trained weights, their average, what the optimisers remember."""
+        names = [name for name, p in self.unwrapped.named_parameters() if p.requires_grad]
+        average = self.ema.state_dict()
+        tensors = {f"weights.{name}": p for name, p in zip(names, self.trained, strict=True)}
+        tensors |= {f"average.{name}": p for name, p in zip(names, average.pop("shadow_params"), strict=True)}
+        numbers: dict[str, Any] = {"average": average, "optimisers": []}
+        for place, optimiser in enumerate(self.optimisers):
+            state = optimiser.state_dict()
+            for index, entries in state["state"].items():
+                tensors |= {f"optimiser{place}.{index}.{key}": torch.as_tensor(entry) for key, entry in entries.items()}
+            numbers["optimisers"].append(state["param_groups"])
+        return tensors, numbers
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+        """Go on from a `state`. Raises whatever torch raises for one of other weights."""
+        names = [name for name, p in self.unwrapped.named_parameters() if p.requires_grad]
+        for name, parameter in zip(names, self.trained, strict=True):
+            weights = tensors[f"weights.{name}"]
+            if weights.shape != parameter.shape:
+                raise ValueError(f"{name} is {tuple(parameter.shape)}, not {tuple(weights.shape)}")
+            parameter.copy_(weights)
+        shadow = [tensors[f"average.{name}"] for name in names]
+        self.ema.load_state_dict(numbers["average"] | {"shadow_params": shadow})
+        for place, (optimiser, groups) in enumerate(zip(self.optimisers, numbers["optimisers"], strict=True)):
+            state: dict[int, dict[str, Tensor]] = {}
+            for name, tensor in tensors.items():
+                kind, *rest = name.split(".")
+                if kind == f"optimiser{place}":
+                    state.setdefault(int(rest[0]), {})[rest[1]] = tensor
+            optimiser.load_state_dict({"state": state, "param_groups": groups})
 
     def averaged(self) -> _Averaged:
         """A context in which the module's weights are their average."""
@@ -137,24 +166,26 @@ def run_stage(
     folder: Path,
     course: Course,
     accelerator: Accelerator,
+    learners: Mapping[str, checkpoints.Learned],
     take_step: Callable[[int, random.Random], dict[str, float]],
     look: Callable[[int], str] | None = None,
 ) -> None:
     """Take all steps of a stage, or those that are left after its newest checkpoint in `folder`.
 
-    `take_step(step, rng)` returns its losses by name; `look(step)` is called now and then and says what it saw. Raises
-    `UserError` naming the step and the last checkpoint when a loss is no number or leaves its range.
+    `learners` are kept under their names. `take_step(step, rng)` returns its losses by name; `look(step)` is called now
+    and then and says what it saw. Raises `UserError` naming the step and the last checkpoint when a loss is no number
+    or leaves its range.
     """
     main = accelerator.is_main_process
     folder.mkdir(parents=True, exist_ok=True)
-    start = resume(folder, accelerator)
+    start = checkpoints.resume(folder, learners)
     log = LossLog(folder, start) if main else None
     bar = tqdm(total=course.steps, initial=start, desc=name, unit="step", disable=not main, mininterval=1.0)
     watch = Divergence()
     for step in range(start, course.steps):
         losses = take_step(step, seed_step(course.seed, step, accelerator.process_index))
         if wrong := watch.judge(losses):
-            newest = newest_checkpoint(folder)
+            newest = checkpoints.newest(folder)
             raise UserError(
                 f"The stage {name} was stopped at step {step + 1}: {wrong}. "
                 + (f"The last good checkpoint is {newest}: " if newest else "There is no checkpoint before it: ")
@@ -166,7 +197,7 @@ def run_stage(
             log.add(step + 1, losses)
         done = step + 1
         if done % course.save_every == 0 or done == course.steps:
-            save(folder, done, accelerator)
+            checkpoints.save(folder, done, learners, accelerator)
         if main and log and (done % course.look_every == 0 or done == course.steps):
             log.draw(name)
             if look:
@@ -191,49 +222,6 @@ class Divergence:
                 return f"the {name} loss of {value:.3g} is far above its average of {running:.3g}"
             self.running[name] = 0.98 * running + 0.02 * value
         return None
-
-
-# Checkpoints: a folder is written beside its place and moved there whole, so that a kill leaves the one before.
-
-
-def save(folder: Path, step: int, accelerator: Accelerator) -> None:
-    """Write the state of everything that `accelerator` prepared or was told of."""
-    partial, final = folder / "checkpoint.partial", folder / f"checkpoint-{step:07}"
-    if accelerator.is_main_process:
-        shutil.rmtree(partial, ignore_errors=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(partial))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(partial, final)
-        for old in _checkpoints(folder)[:-KEPT]:
-            shutil.rmtree(old, ignore_errors=True)
-
-
-def resume(folder: Path, accelerator: Accelerator) -> int:
-    """Restore the newest checkpoint, if there is one; returns the number of steps done.
-
-    Raises `UserError` for a checkpoint of another configuration.
-    """
-    newest = newest_checkpoint(folder)
-    if newest is None:
-        return 0
-    try:
-        accelerator.load_state(str(newest))
-    except Exception as error:  # torch and accelerate raise nearly anything for what does not fit
-        raise UserError(
-            f"{newest} does not fit this configuration or is damaged: remove {folder} to begin the stage anew."
-        ) from error
-    return int(newest.name.rpartition("-")[2])
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    return next(iter(reversed(_checkpoints(folder))), None)
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("checkpoint-*") if path.is_dir())
 
 
 class LossLog:

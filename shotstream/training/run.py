@@ -151,22 +151,31 @@ class Run:
 
     def first_transformer(self, text_dim: int) -> ShotTransformer:
         """The model's to start from, else an untrained one. Raises `UserError` for numbers that are not known, or that
-        the model to start from has otherwise (the indicator's angle is no weight: it may differ)."""
+        the model to start from has otherwise."""
+        if self.base:
+            return self._remembering(self.fitting(deepcopy(self.base.transformer), self.start))
+        torch.manual_seed(self.recipe.data.seed)
+        made = ShotTransformer(**self._config(), text_dim=text_dim, text_len=self.recipe.model.text_len)
+        return self._remembering(made)
+
+    def fitting(self, made: ShotTransformer, place: Path | None) -> ShotTransformer:
+        """`made`, from `place`, with the recipe's angle of the indicator, which is no weight. Raises `UserError` if any
+        other number is not the recipe's."""
+        config = self._config()
+        angle = config.pop("cut_angle", made.config.cut_angle)
+        for key, value in (config | {"text_len": self.recipe.model.text_len}).items():
+            if (has := made.config[key]) != value:
+                raise UserError(f"{place} has {key} {has}, this configuration {value}: they must be the same.")
+        made.register_to_config(cut_angle=angle)
+        return made
+
+    def _config(self) -> dict[str, Any]:
+        """The recipe's numbers of the transformer. Raises `UserError` for one that is not known."""
         told = self.recipe.model.transformer
         config = transformer_config(told, "model.transformer")
         if unknown := [key for key in told if key not in config]:
             raise UserError(f"model.transformer: {unknown[0]!r} is not known here.")
-        if self.base:
-            made = deepcopy(self.base.transformer)
-            angle = config.pop("cut_angle", made.config.cut_angle)
-            for key, value in (config | {"text_len": self.recipe.model.text_len}).items():
-                if (has := made.config[key]) != value:
-                    raise UserError(f"{self.start} has {key} {has}, this configuration {value}: they must be the same.")
-            made.register_to_config(cut_angle=angle)
-            return self._remembering(made)
-        torch.manual_seed(self.recipe.data.seed)
-        made = ShotTransformer(**config, text_dim=text_dim, text_len=self.recipe.model.text_len)
-        return self._remembering(made)
+        return config
 
     def first_text_encoder(self) -> UMT5EncoderModel:
         """The model's to start from, with rows for words that are new to it, else an untrained one."""

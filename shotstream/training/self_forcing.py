@@ -36,6 +36,10 @@ class SelfForcing:
     schedule: Schedule
     guidance: float
 
+    @property
+    def learners(self) -> dict[str, Learner]:
+        return {"student": self.student, "critic": self.critic}
+
     def embed(self, batch: ShotBatch) -> Tensor:
         return embed_frozen(self.text_encoder, batch.tokens)
 

@@ -92,7 +92,8 @@ class Stages(Run):
         numbers = self.numbers("teacher")
         frozen_text = None if numbers.joint_text else self.base_text_encoder()
         if numbers.from_direct and "direct" in self.recipe.stages and self._has("direct"):
-            text_encoder, transformer = self.text_encoder("direct").requires_grad_(True), self.transformer("direct")
+            text_encoder = self.text_encoder("direct").requires_grad_(True)
+            transformer = self.fitting(self.transformer("direct"), self.out / "direct")
         else:
             text_encoder = frozen_text or self.first_text_encoder()
             transformer = self.first_transformer(text_encoder.config.d_model)

@@ -54,7 +54,7 @@ def train(
         with learner.averaged():
             return look(learner.unwrapped, step)
 
-    run_stage("teacher", folder, recipe.course, accelerator, take_step, look and look_now)
+    run_stage("teacher", folder, recipe.course, accelerator, {"teacher": learner}, take_step, look and look_now)
     learner.ema.copy_to(learner.trained)
     return learner.unwrapped
 
