@@ -12,7 +12,8 @@ from shotstream.training.stages import Stages
 
 
 def test_every_shipped_recipe_is_sound():
-    assert shipped_recipes() == ("direct", "paper", "smoke", "toy", "toy-inter-only", "toy-no-indicator")
+    ablations = ("ablation", "ablation-inter-only", "ablation-no-indicator")
+    assert shipped_recipes() == (*ablations, "direct", "paper", "smoke", "toy")
     for name in shipped_recipes():
         recipe = load_recipe(name)
         for stage in recipe.stages:
@@ -24,7 +25,7 @@ def test_every_shipped_recipe_is_sound():
 
 
 def test_a_recipe_that_is_like_another_differs_in_what_it_says():
-    toy, ablation = load_recipe("toy"), load_recipe("toy-no-indicator")
+    toy, ablation = load_recipe("toy"), load_recipe("ablation-no-indicator")
     assert toy.causal.indicator and not ablation.causal.indicator
     assert (ablation.causal.course, ablation.model, ablation.data) == (toy.causal.course, toy.model, toy.data)
     assert ablation.stages == ("causal", "intra_shot", "inter_shot", "export")

@@ -290,6 +290,18 @@ def test_latents_of_another_autoencoder_are_refused(smoke_run, tmp_path, capsys)
     assert "was encoded by another autoencoder" in capsys.readouterr().err
 
 
+def test_a_small_teacher_begins_where_the_direct_student_ended(smoke_run, tmp_path):
+    for part in smoke_run.iterdir():
+        if part.name not in ("teacher", "model"):
+            (tmp_path / part.name).symlink_to(part)
+    path = tmp_path / "still.yaml"
+    path.write_text("like: smoke\nteacher: {course: {lr: 1.0e-9, steps: 1}}")
+    assert main(["train", "teacher", "--config", str(path), "--out", str(tmp_path)]) == 0
+    for part in ("transformer/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"):
+        begun, ended = (load_file(tmp_path / stage / part) for stage in ("teacher", "direct"))
+        assert all(torch.allclose(begun[name], ended[name], atol=1e-6) for name in ended), part
+
+
 def test_every_student_is_written_to_be_compared(smoke_run):
     written = {path.name for path in (smoke_run / "students").iterdir()}
     assert written == {"direct", "causal", "intra_shot", "inter_shot"}
