@@ -9,7 +9,7 @@ import torch
 
 from shotstream.engine import Engine
 from shotstream.evaluation.reader import read_frame
-from shotstream.evaluation.toyworld import Sample, check_autoencoder, film_of, measure, shoot
+from shotstream.evaluation.toyworld import Sample, check_autoencoder, film_of, measure, one_by_one, shoot
 from shotstream.events import ShotRequest
 from shotstream.memory import Memory
 from shotstream.models.weights import SHIPPED, load_model
@@ -79,8 +79,9 @@ def test_autoencoder_is_sharp(model):
 def test_does_what_it_is_told_and_remembers(model):
     """A small sample of what `python -m shotstream evaluate` measures; the bounds leave room for its error."""
     engine, sample = Engine(model), Sample(seed=4242, stories=8, drift=0)
-    told = measure(lambda story, seed: film_of(engine, story, seed), sample, None).metrics
-    blind = measure(lambda story, seed: film_of(engine, story, seed, without_memory=True), sample, None).metrics
+    told = measure(one_by_one(lambda story, seed: film_of(engine, story, seed), sample, None), sample).metrics
+    forgetful = one_by_one(lambda story, seed: film_of(engine, story, seed, without_memory=True), sample, None)
+    blind = measure(forgetful, sample).metrics
     assert told["flicker"].value < 0.01
     assert min(told["adherence_colour"].value, told["adherence_place"].value) >= 0.9, told
     assert min(told["kept_colour"].value, told["kept_place"].value) >= 0.8, told
@@ -110,7 +111,8 @@ def test_a_directors_words_work_word_for_word(model):
 @pytest.mark.slow
 def test_cuts_are_exact_over_many_stories(model):
     engine = Engine(model)
-    found = measure(lambda story, seed: film_of(engine, story, seed), Sample(11, stories=30, drift=0), None)
+    sample = Sample(11, stories=30, drift=0)
+    found = measure(one_by_one(lambda story, seed: film_of(engine, story, seed), sample, None), sample)
     assert found.metrics["cut_exact"].value >= 0.95
 
 
