@@ -7,7 +7,7 @@ import yaml
 
 from shotstream.__main__ import main
 from shotstream.models.weights import WAN_NEGATIVE
-from shotstream.training.recipe import CONFIGS, load_recipe, shipped_recipes, with_seed
+from shotstream.training.configuration import CONFIGS, load_recipe, shipped_recipes, with_seed
 from shotstream.training.stages import Stages
 
 

@@ -32,10 +32,11 @@ from shotstream.training import causal, direct, teacher
 from shotstream.training.autoencoder import new_autoencoder
 from shotstream.training.batches import ShotDealer
 from shotstream.training.checkpoints import newest as newest_checkpoint
+from shotstream.training.configuration import CONFIGS, load_recipe
 from shotstream.training.data import StoryLatents, encode_stories, num_frames
 from shotstream.training.loop import Learner, LossLog, Unit, run_stage
 from shotstream.training.muon import orthogonalise
-from shotstream.training.recipe import CONFIGS, Course, Phase, TeacherRecipe, load_recipe
+from shotstream.training.recipe import Course, Phase, TeacherRecipe
 from shotstream.training.run import Run
 from shotstream.training.sheets import Look
 from shotstream.training.trainee import Trainee
@@ -140,6 +141,13 @@ def smoke_run(tmp_path_factory) -> Path:
     return out
 
 
+def link_all_but(parts: list[str], run: Path, out: Path) -> None:
+    """The parts of a finished run in another run's folder, but those that it is to make itself."""
+    for part in run.iterdir():
+        if part.name not in (*parts, "model"):
+            (out / part.name).symlink_to(part)
+
+
 def test_from_nothing_to_a_model_folder(smoke_run, capsys):
     assert json.loads((smoke_run / "model" / "model_index.json").read_text())["width"] == world.WIDTH
     for stage in ("direct", "teacher", "causal", "intra_shot", "inter_shot"):
@@ -159,9 +167,7 @@ def test_losses_fall(smoke_run, stage):
 @pytest.mark.parametrize("stage", ["autoencoder", "direct", "teacher", "causal", "intra_shot", "inter_shot"])
 def test_a_resumed_run_equals_an_uninterrupted_one(smoke_run, stage, tmp_path):
     """As after a power cut between the last two checkpoints; bit for bit."""
-    for part in smoke_run.iterdir():
-        if part.name not in (stage, "model"):
-            (tmp_path / part.name).symlink_to(part)
+    link_all_but([stage], smoke_run, tmp_path)
     again = tmp_path / stage
     shutil.copytree(smoke_run / stage, again)
     shutil.rmtree(newest_checkpoint(again))
@@ -185,9 +191,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(smoke_run, stage, tmp_path):
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
 def test_killed_while_a_checkpoint_is_written(smoke_run, tmp_path):
-    for part in smoke_run.iterdir():
-        if part.name not in ("direct", "model"):
-            (tmp_path / part.name).symlink_to(part)
+    link_all_but(["direct"], smoke_run, tmp_path)
     recipe = yaml.safe_load((CONFIGS / "smoke.yaml").read_text())
     recipe["direct"]["course"] |= {"steps": 400, "save_every": 1, "look_every": 1000}
     path = tmp_path / "often.yaml"
@@ -227,9 +231,7 @@ def test_a_loss_that_explodes_stops_the_run(tmp_path):
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(smoke_run, tmp_path, capsys):
-    for part in smoke_run.iterdir():
-        if part.name not in ("direct", "model"):
-            (tmp_path / part.name).symlink_to(part)
+    link_all_but(["direct"], smoke_run, tmp_path)
     shutil.copytree(smoke_run / "direct", tmp_path / "direct")
     recipe = yaml.safe_load((CONFIGS / "smoke.yaml").read_text())
     recipe["model"]["transformer"]["dim"] = 96
@@ -250,9 +252,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(smoke_run, tmp_path, c
     ],
 )
 def test_inputs_of_another_configuration_are_refused(smoke_run, stage, change, complaint, tmp_path, capsys):
-    for part in smoke_run.iterdir():
-        if part.name not in ("causal", "model") and not (part.name == stage == "teacher"):
-            (tmp_path / part.name).symlink_to(part)
+    link_all_but(["causal", *([stage] if stage == "teacher" else [])], smoke_run, tmp_path)
     recipe = yaml.safe_load((CONFIGS / "smoke.yaml").read_text())
     for part, numbers in change.items():
         recipe[part] |= numbers
@@ -279,9 +279,7 @@ def test_a_model_of_other_numbers_is_no_start(smoke_run, change, complaint, tmp_
 
 def test_latents_of_another_autoencoder_are_refused(smoke_run, tmp_path, capsys):
     """A decoder that was trained on is none."""
-    for part in smoke_run.iterdir():
-        if part.name not in ("direct", "decoder", "model"):
-            (tmp_path / part.name).symlink_to(part)
+    link_all_but(["direct", "decoder"], smoke_run, tmp_path)
     assert (smoke_run / "decoder" / "vae").is_dir(), "the run itself went on after its decoder was refined"
     torch.manual_seed(5)
     sizes = load_recipe("smoke").autoencoder.sizes
@@ -291,9 +289,7 @@ def test_latents_of_another_autoencoder_are_refused(smoke_run, tmp_path, capsys)
 
 
 def test_a_small_teacher_begins_where_the_direct_student_ended(smoke_run, tmp_path):
-    for part in smoke_run.iterdir():
-        if part.name not in ("teacher", "model"):
-            (tmp_path / part.name).symlink_to(part)
+    link_all_but(["teacher"], smoke_run, tmp_path)
     path = tmp_path / "still.yaml"
     path.write_text("like: smoke\nteacher: {course: {lr: 1.0e-9, steps: 1}}")
     assert main(["train", "teacher", "--config", str(path), "--out", str(tmp_path)]) == 0
@@ -312,9 +308,7 @@ def test_every_student_is_written_to_be_compared(smoke_run):
 
 
 def test_a_student_without_the_indicator_keeps_none(smoke_run, tmp_path):
-    for part in smoke_run.iterdir():
-        if part.name not in ("causal", "model"):
-            (tmp_path / part.name).symlink_to(part)
+    link_all_but(["causal"], smoke_run, tmp_path)
     path = tmp_path / "without.yaml"
     path.write_text("like: smoke\nstages: [causal]\ncausal: {indicator: false}")
     assert main(["train", "causal", "--config", str(path), "--out", str(tmp_path)]) == 0
@@ -385,9 +379,7 @@ def test_a_folder_of_videos_trains_the_same_stages(smoke_run, tmp_path, capsys):
 @pytest.mark.slow
 def test_two_processes_train_as_one(smoke_run, tmp_path):
     """Data-parallel on the CPU: both processes end with equal weights, and with a checkpoint of a single place."""
-    for part in smoke_run.iterdir():
-        if part.name not in ("autoencoder", "direct", "intra_shot", "inter_shot", "model"):
-            (tmp_path / part.name).symlink_to(part)
+    link_all_but(["autoencoder", "direct", "intra_shot", "inter_shot"], smoke_run, tmp_path)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     for stage in ("autoencoder", "direct", "intra_shot", "inter_shot"):
         command = [*launch, "-m", "shotstream", "train", stage, "--config", "smoke", "--out", str(tmp_path)]

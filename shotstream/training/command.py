@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         from accelerate import PartialState
         from accelerate.utils import parse_flag_from_env
 
-        from shotstream.training.recipe import load_recipe, with_seed
+        from shotstream.training.configuration import load_recipe, with_seed
         from shotstream.training.stages import Stages
     except ImportError as error:
         raise UserError(f"Training needs the package {error.name}: pip install '.[training]'.") from error
