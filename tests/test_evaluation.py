@@ -385,8 +385,6 @@ def test_the_page_of_variants_is_made_once(table, tmp_path, capsys, monkeypatch)
 
 
 def test_rows_stand_for_their_weights_and_switches(random_model_folder, tmp_path):
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(random_model_folder, copy)
     sample = Sample(1, 2, 0)
@@ -402,6 +400,31 @@ def test_rows_stand_for_their_weights_and_switches(random_model_folder, tmp_path
     data[-1] ^= 1
     weights.write_bytes(data)
     assert len(keys | {variants.row_key(replace(row, model=copy), sample, None)}) == 8
+
+
+def test_a_row_whose_model_has_gone_stays_as_long_as_it_answers_the_question(random_model_folder, tmp_path):
+    gone = tmp_path / "gone"
+    shutil.copytree(random_model_folder, gone)
+    sample, results = Sample(1, 1, 0), variants.Results(tmp_path / "rows.json")
+    variant = variants.Variant("a", gone)
+    row = variants.measure_truth(sample, one_by_one(rendered, sample, None))
+    results.made("a", variants.row_key(variant, sample, None), lambda: row)
+    shutil.rmtree(gone)
+
+    def make():
+        raise UserError("a model was asked for")
+
+    assert results.made("a", variants.row_key(variant, sample, None), make) == row
+    for other, asked in ((replace(variant, routing=False), sample), (variant, replace(sample, stories=2))):
+        with pytest.raises(UserError, match="asked for"):
+            results.made("a", variants.row_key(other, asked, None), make)
+
+
+def test_a_row_without_a_model_is_told(table, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    (tmp_path / "rows.yaml").write_text("- {name: a, model: nowhere}")
+    assert main([*table, "--stories", "1"]) == 2
+    assert "there is no model folder at" in capsys.readouterr().err
 
 
 def test_an_interrupted_page_keeps_its_rows(tmp_path):

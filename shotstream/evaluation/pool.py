@@ -46,6 +46,8 @@ def in_processes(work: Work, workers: int, progress: Progress = iter) -> Runner:
                 raise UserError(
                     "A process that measured films was killed, for lack of memory perhaps: ask for --workers 1."
                 ) from error
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)  # who interrupts does not wait for films not begun
 
     return run
 
