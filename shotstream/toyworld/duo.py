@@ -9,8 +9,8 @@ import random
 from dataclasses import dataclass, field, replace
 
 from shotstream.toyworld.plot import (
-    BEAT_SHARE,
     DEFAULTS,
+    Shares,
     ToyShot,
     ToyStory,
     as_pair,
@@ -46,6 +46,7 @@ class _Stage:
 
     cast: tuple[Member, Member]
     known: set[int]
+    moves: float  # the share of shots in which the camera does
     moods: list[str] = field(default_factory=lambda: [DEFAULTS["expression"]] * 2)
     shown: tuple[int, ...] = ()
     seen: set[int] = field(default_factory=set)
@@ -75,7 +76,7 @@ class _Stage:
             self.moods[who] = mood
 
 
-def duo_story(rng: random.Random, num_shots: int, num_chunks: int | None) -> ToyStory:
+def duo_story(rng: random.Random, num_shots: int, num_chunks: int | None, shares: Shares) -> ToyStory:
     """A story of two characters; one that is a single shot long shows both."""
     first = new_member(rng)
     cast = (first, new_member(rng, first))
@@ -83,11 +84,11 @@ def duo_story(rng: random.Random, num_shots: int, num_chunks: int | None) -> Toy
     known = {0, 1} if opening < 0.45 else {0} if opening < 0.7 else set()
     scene = opening_scene(rng)
     text, told = global_caption(rng, scene, [cast[i] for i in sorted(known)])
-    stage = _Stage(cast, known)
+    stage = _Stage(cast, known, shares.moves)
     shots: list[ToyShot] = []
     places: list[str] = []
     while len(shots) < num_shots:
-        beat = rng.random() < BEAT_SHARE and (num_chunks is None or num_chunks > 2)
+        beat = rng.random() < shares.beats and (num_chunks is None or num_chunks > 2)
         length = num_chunks or (steered_length(rng) if beat else random_length(rng))
         shown = _who_is_on(rng, stage, bool(shots), num_shots)
         if not shots:
@@ -129,7 +130,7 @@ def _opening(
     moods = set()
     if "expression" in said:
         scene, moods = _feel(rng, scene, 1.0)
-    scene = with_move(rng, scene, length)
+    scene = with_move(rng, scene, length, stage.moves)
     return scene, _caption(rng, stage, scene, shown, said - {"expression"} | moods)
 
 
@@ -141,7 +142,7 @@ def _later(
     if rng.random() < 0.65:
         scene = set_action(rng, scene, rng.choice(ACTIONS))
     scene, moods = _feel(rng, scene, 0.35)
-    scene = with_move(rng, scene, length)
+    scene = with_move(rng, scene, length, stage.moves)
     back = back_words(rng, old, scene, places)
     changed = {name for name in ("place", "time", "camera") if getattr(base, name) != getattr(scene, name)}
     if len(shown) == 1 and not back:

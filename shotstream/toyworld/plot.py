@@ -27,7 +27,20 @@ from shotstream.toyworld.wording import Member, beat_caption
 from shotstream.toyworld.words import NAMES, PRONOUNS
 
 DEFAULTS = {"place": "meadow", "time": "day", "camera": "medium", "expression": "neutral"}
-MOVE_SHARE, BEAT_SHARE, NAMED_SHARE = 0.17, 0.13, 0.4
+NAMED_SHARE = 0.4
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How much of the wider world there is: the share of stories with two characters, of shots in which the camera
+    moves, and of shots with a change on the way."""
+
+    duos: float = 0.25
+    moves: float = 0.17
+    beats: float = 0.13
+
+
+WHOLE_WORLD = Shares()
 
 
 @dataclass(frozen=True)
@@ -142,7 +155,7 @@ def possible_moves(scene: Scene) -> list[str]:
     return ["pan_left", "pan_right", *zooms]
 
 
-def with_move(rng: random.Random, scene: Scene, num_chunks: int, share: float = MOVE_SHARE) -> Scene:
+def with_move(rng: random.Random, scene: Scene, num_chunks: int, share: float) -> Scene:
     """Now and then the camera moves, in shots with time for it."""
     if num_chunks < 2 or rng.random() >= share:
         return scene

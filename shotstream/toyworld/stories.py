@@ -12,9 +12,10 @@ from dataclasses import replace
 
 from shotstream.toyworld.duo import duo_story
 from shotstream.toyworld.plot import (
-    BEAT_SHARE,
     DEFAULTS,
+    WHOLE_WORLD,
     Beat,
+    Shares,
     ToyShot,
     ToyStory,
     back_words,
@@ -45,7 +46,6 @@ __all__ = [
     "steered",
 ]
 
-DUO_SHARE = 0.25
 EVERYTHING = {"place", "time", "camera", "expression"}
 
 
@@ -66,15 +66,17 @@ def next_scene(rng: random.Random, scene: Scene, places: list[str], character_ma
     return replace(scene, **changes, **changed_setting(rng, scene, places))
 
 
-def random_story(rng: random.Random, num_shots: int | None = None, num_chunks: int | None = None) -> ToyStory:
+def random_story(
+    rng: random.Random, num_shots: int | None = None, num_chunks: int | None = None, shares: Shares = WHOLE_WORLD
+) -> ToyStory:
     """A story of 1-6 shots with 1-7 chunks each, mostly 3, with one or two characters; the same for the same
     generator state. A fixed `num_chunks` below 3 leaves no time for beats, below 2 none for camera moves."""
     num_shots = num_shots or rng.choice((1, 2, 3, 3, 4, 5, 6))
-    story = duo_story if rng.random() < DUO_SHARE else _solo_story
-    return story(rng, num_shots, num_chunks)
+    story = duo_story if rng.random() < shares.duos else _solo_story
+    return story(rng, num_shots, num_chunks, shares)
 
 
-def _solo_story(rng: random.Random, num_shots: int, num_chunks: int | None) -> ToyStory:
+def _solo_story(rng: random.Random, num_shots: int, num_chunks: int | None, shares: Shares) -> ToyStory:
     scene, member = opening_scene(rng), new_member(rng)
     member = replace(member, shape=scene.shape, colour=scene.colour)
     character_global = rng.random() < 0.55
@@ -82,20 +84,20 @@ def _solo_story(rng: random.Random, num_shots: int, num_chunks: int | None) -> T
     shots: list[ToyShot] = []
     places: list[str] = []
     while len(shots) < num_shots:
-        beat = rng.random() < BEAT_SHARE and (num_chunks is None or num_chunks > 2)
+        beat = rng.random() < shares.beats and (num_chunks is None or num_chunks > 2)
         length = num_chunks or (steered_length(rng) if beat else random_length(rng))
         if not shots:
             said = {name for name, share in SAID_SHARES.items() if rng.random() < share}
             said -= {name for name in sorted(known) if rng.random() < 0.7}
             silent = sorted(set(SAID_SHARES) - said - known)
-            scene = with_move(rng, replace(scene, **{name: DEFAULTS[name] for name in silent}), length)
+            scene = with_move(rng, replace(scene, **{name: DEFAULTS[name] for name in silent}), length, shares.moves)
             subject = _opening_subject(rng, member, character_global)
             if not character_global and member.name and member.name not in subject:
                 member = replace(member, name=None)  # nobody was told
             caption = full_caption(rng, scene, subject, said)
         else:
             old = left_as(shots[-1])
-            scene = with_move(rng, next_scene(rng, old, places, not character_global), length)
+            scene = with_move(rng, next_scene(rng, old, places, not character_global), length, shares.moves)
             caption = later_caption(rng, old, scene, member, places)
         shot = ToyShot(caption, scene, length)
         shots.append(with_beat(rng, shot, (member,)) if beat else shot)

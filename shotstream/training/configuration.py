@@ -7,7 +7,7 @@ code.
 
 from __future__ import annotations
 
-from dataclasses import MISSING, fields, is_dataclass, replace
+from dataclasses import MISSING, asdict, fields, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -79,11 +79,13 @@ def _check(recipe: Recipe, path: str) -> None:
     if not recipe.stages or not set(recipe.stages) <= set(STAGES):
         raise UserError(f"{path}: stages lists what to run, out of {', '.join(STAGES)}.")
     _check_model(recipe.model, path)
+    shares = {f"data.shares.{name}": value for name, value in asdict(recipe.data.shares).items()}
     for stage, names in SHARES.items():
-        for name in names:
-            value = getattr(getattr(recipe, stage), name) if getattr(recipe, stage) else 0.0
-            if not 0 <= value <= 1:
-                raise UserError(f"{path}: {stage}.{name} is a share from 0 to 1, not {value}.")
+        if numbers := getattr(recipe, stage):
+            shares |= {f"{stage}.{name}": getattr(numbers, name) for name in names}
+    for name, value in shares.items():
+        if not 0 <= value <= 1:
+            raise UserError(f"{path}: {name} is a share from 0 to 1, not {value}.")
     if numbers := recipe.autoencoder:
         _check_course(numbers.decoder, f"{path}: autoencoder.decoder")
     for stage in TRAINED:

@@ -25,7 +25,7 @@ from shotstream.models.pixel_autoencoder import PixelAutoencoder
 from shotstream.models.vae import VAE
 from shotstream.story import compose_caption
 from shotstream.toyworld import world
-from shotstream.toyworld.plot import ToyStory
+from shotstream.toyworld.plot import WHOLE_WORLD, Shares, ToyStory
 from shotstream.toyworld.stories import random_story
 from shotstream.toyworld.takes import render_take
 
@@ -173,11 +173,13 @@ def _encode_story(encoder: _Encoder, story: ToyStory) -> list[EncodedShot]:
     return shots
 
 
-def encode_stories(vae: PixelAutoencoder, num_stories: int, seed: int, progress: bool = True) -> StoryLatents:
+def encode_stories(
+    vae: PixelAutoencoder, num_stories: int, seed: int, shares: Shares = WHOLE_WORLD, progress: bool = True
+) -> StoryLatents:
     """Render and encode `num_stories` random stories."""
     rng, encoder = random.Random(seed), _Encoder(vae)
     stories = [
-        _encode_story(encoder, random_story(rng))
+        _encode_story(encoder, random_story(rng, shares=shares))
         for _ in tqdm(range(num_stories), desc="encoding stories", disable=not progress)
     ]
     for queue in encoder.waiting.values():

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from shotstream.toyworld.plot import Shares
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -120,12 +122,13 @@ class SelfForcingRecipe:
 
 @dataclass(frozen=True)
 class DataRecipe:
-    """Toy stories, or a folder of `videos` with its annotation."""
+    """Toy stories with these `shares` of the wider world, or a folder of `videos` with its annotation."""
 
     stories: int = 5000
     heldout: int = 80
     seed: int = 1
     videos: str = ""
+    shares: Shares = Shares()
 
 
 @dataclass(frozen=True)

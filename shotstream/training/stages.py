@@ -74,8 +74,8 @@ class Stages(Run):
             )
             stories, heldout = stories.split(data.heldout)
         else:
-            heldout = encode_stories(vae, data.heldout, seed=HELDOUT_SEED)
-            stories = encode_stories(vae, data.stories, seed=data.seed)
+            heldout = encode_stories(vae, data.heldout, HELDOUT_SEED, data.shares)
+            stories = encode_stories(vae, data.stories, data.seed, data.shares)
         probe = probe_of(vae, model.height, model.width, PartialState().device)
         replace(heldout, probe=probe).save(self.out / "heldout")
         replace(stories, probe=probe).save(self.out / "latents")
