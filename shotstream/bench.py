@@ -266,7 +266,7 @@ def _check_room(config: dict, path: Path) -> None:
 
 
 def _summary(model: Model, takes: list[Take], matmul: float, load_seconds: float, warm_up_seconds: float) -> Report:
-    from shotstream.memory import MAX_CONTEXT_FRAMES
+    from shotstream.context import MAX_CONTEXT_FRAMES
 
     first, shots = takes[0], len(takes)
     frames, total = sum(take.frames for take in takes), sum(take.total for take in takes)

@@ -15,27 +15,26 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
+from shotstream.context import MAX_CONTEXT_FRAMES
 from shotstream.errors import telling_lack_of_memory
 from shotstream.events import Chunk, Event, Progress, ShotDone, ShotRequest
-from shotstream.memory import MAX_CONTEXT_FRAMES, Memory, ShotMemory, stored_offsets
-from shotstream.models.cache import ShotCache
+from shotstream.memory import Memory, ShotMemory
+from shotstream.models.cache import LayerWindow, ShotCache
 from shotstream.models.model import Model
 from shotstream.models.rope import Phases
 from shotstream.models.transformer import Captions
+from shotstream.pixels import ShotPixels, thumbnail
 from shotstream.plan import Plan, plan_shot
 from shotstream.sampler import NoiseSource, denoise, euler, guided, seeded_noise
-
-THUMBNAIL_SIZE = (120, 480)
 
 
 class Engine:
     """Makes shots with one model. Shots may be made turn by turn or from several threads: none sees another's."""
 
-    def __init__(self, model: Model, routing: bool = True, policy: str = "dynamic") -> None:
+    def __init__(self, model: Model, routing: bool = True, policy: str = "recent") -> None:
         """Without `routing` context frames attend to the new shot's caption instead of their own (paper, ablation);
-        `policy` is one of `memory.CONTEXT_POLICIES`."""
+        `policy` is one of `context.CONTEXT_POLICIES`."""
         self.model = model
         self.routing = routing
         self.policy = policy
@@ -50,6 +49,18 @@ class Engine:
         and in the middle of a shot for lack of memory.
         """
         return self._shoot(plan_shot(request, self.model, self.policy), noise or seeded_noise(request.seed))
+
+    @torch.no_grad()
+    def cast(self, picture: np.ndarray, caption: str) -> ShotMemory:
+        """A picture [H, W, 3] uint8 as what the camera already saw: a shot of one frame, to be looked back at.
+
+        Raises `UserError` for a picture of a size that no shot could have, or a blank caption.
+        """
+        height, width = picture.shape[:2]
+        plan_shot(ShotRequest(caption, height=height, width=width), self.model)
+        frame = torch.from_numpy(picture).permute(2, 0, 1).to(self.model.device, torch.float32) / 127.5 - 1
+        latents = self.model.vae.encode_frames(frame[None].to(self.model.dtype)).to(self.model.dtype).cpu()
+        return ShotMemory(caption, 0, 1, (0,), latents, thumbnail(frame)[None])
 
     @torch.no_grad()
     def _shoot(self, plan: Plan, noise: NoiseSource) -> Iterator[Event]:
@@ -78,19 +89,20 @@ class Engine:
             shot = _ShotInProgress(captions.last(), phases, cache)
         yield Progress("context", 0, 0)
 
-        pixels = _Pixels(model, plan)
-        for index in range(plan.prefix_chunks):
-            clean = plan.request.prefix[index * schedule.chunk_frames : (index + 1) * schedule.chunk_frames]
-            clean = clean.to(model.device, model.dtype)
+        pixels = ShotPixels(model, plan)
+        prefix = [] if plan.request.prefix is None else plan.request.prefix.split(schedule.chunk_frames)
+        prefix = [clean.to(model.device, model.dtype) for clean in prefix]
+        for index, clean in enumerate(prefix):
             with watch("decode"):
                 pixels.decode(clean)
-            if plan.prefix_chunks < plan.num_chunks:
-                with watch("cache_pass"):
-                    self._predict(shot, clean, 0.0, index)
             yield Progress("context", index, 0)
+        if prefix and (plan.prefix_chunks < plan.num_chunks or plan.request.attention):
+            yield from self._refill(shot, prefix, watch)
 
+        clean = prefix[-1] if prefix else None
         shape = (schedule.chunk_frames, model.vae.latent_channels, *plan.latent_size)
         for index in range(plan.prefix_chunks, plan.num_chunks):
+            self._make_room(shot, index)
             estimates = denoise(
                 lambda noisy, timestep, index=index: self._predict(shot, noisy, timestep, index),
                 lambda step, index=index: noise(index, step, shape).to(model.device, torch.float32),
@@ -108,9 +120,13 @@ class Engine:
                 with watch("cache_pass"):
                     self._predict(shot, clean, 0.0, index)
 
+        attention = None
+        if plan.request.attention and plan.context_latents is not None:
+            with watch("attention"):
+                attention = self._attention(shot, clean, plan.num_chunks - 1)
         with watch("context_encode"):  # nobody waits for it: the last pixels are out
             memory = pixels.remember()
-        yield ShotDone(Memory((*plan.request.memory.shots, memory)), memory, dict(watch.seconds))
+        yield ShotDone(Memory((*plan.request.memory.shots, memory)), memory, dict(watch.seconds), attention)
 
     def _make_whole_shot(
         self, plan: Plan, noise: NoiseSource, embeds: torch.Tensor, watch: Stopwatch
@@ -142,7 +158,7 @@ class Engine:
             with watch("denoise"):
                 latents = next(path)
             yield Progress("denoise", 0, step)
-        pixels = _Pixels(model, plan)
+        pixels = ShotPixels(model, plan)
         for index, clean in enumerate(latents.to(model.dtype).split(schedule.chunk_frames)):
             with watch("decode"):
                 pictures = pixels.decode(clean)
@@ -164,8 +180,10 @@ class Engine:
         return plan.context_captions if self.routing else [len(plan.captions) - 1] * MAX_CONTEXT_FRAMES
 
     def _phases(self, plan: Plan) -> Phases:
-        """RoPE phases of the six context frames and all frames of the shot, for all its layers and steps."""
-        local = plan.num_chunks * self.model.schedule.chunk_frames
+        """RoPE phases of the six context frames and all frames of the shot that are in the cache at a time, for all its
+        layers and steps."""
+        schedule = self.model.schedule
+        local = min(plan.num_chunks, schedule.max_chunks) * schedule.chunk_frames
         shots = torch.tensor([*plan.context_shots, *[plan.rope_shot] * local])
         return self.model.transformer.phases(torch.arange(len(shots)), shots, plan.latent_size, self.model.device)
 
@@ -179,16 +197,64 @@ class Engine:
             cache.context_windows(),
         )
 
+    def _refill(self, shot: _ShotInProgress, prefix: Sequence[torch.Tensor], watch: Stopwatch) -> Iterator[Progress]:
+        """Fill the local cache from the clean chunks of the shot so far, under the caption it has now: as many as it
+        holds in one pass under the chunk-wise causal mask, those beyond one by one as the cache rolls."""
+        schedule = self.model.schedule
+        together = prefix[: schedule.max_chunks]
+        frames = len(together) * schedule.chunk_frames
+        chunk = torch.arange(frames, device=self.model.device) // schedule.chunk_frames
+        sees_context = torch.ones(frames, MAX_CONTEXT_FRAMES, dtype=torch.bool, device=self.model.device)
+        mask = torch.cat([sees_context, chunk[:, None] >= chunk], dim=1) if len(together) > 1 else None
+        with watch("cache_pass"):
+            self._call(shot, torch.cat(list(together)), 0.0, 0, shot.cache.chunk_windows(frames), mask)
+        yield Progress("context", len(together) - 1, 0)
+        for index in range(len(together), len(prefix)):
+            with watch("cache_pass"):
+                self._make_room(shot, index)
+                self._predict(shot, prefix[index], 0.0, index)
+            yield Progress("context", index, 0)
+
+    def _make_room(self, shot: _ShotInProgress, index: int) -> None:
+        """Before chunk `index`: where the local cache is full, the oldest chunk goes."""
+        if index >= self.model.schedule.max_chunks:
+            shot.cache.roll(self.model.schedule.chunk_frames)
+
     def _predict(self, shot: _ShotInProgress, latents: torch.Tensor, timestep: float, index: int) -> torch.Tensor:
         """Flow [f, C, h, w] of chunk `index`, whose keys and values stay in the local cache until the next call."""
-        start = index * self.model.schedule.chunk_frames
-        stop = start + len(latents)
+        start = self._place(index)
+        return self._call(shot, latents, timestep, start, shot.cache.chunk_windows(start + len(latents)))
+
+    def _attention(self, shot: _ShotInProgress, clean: torch.Tensor, index: int) -> tuple[float, ...]:
+        """The share of the attention of chunk `index` that each context frame gets, mean over layers and heads."""
+        start = self._place(index)
+        windows = shot.cache.watched_windows(start + len(clean))
+        self._call(shot, clean, 0.0, start, windows)
+        return tuple(torch.stack(windows[0].shares).mean(0)[:MAX_CONTEXT_FRAMES].tolist())
+
+    def _place(self, index: int) -> int:
+        """The latent frame of the local cache at which chunk `index` begins."""
+        schedule = self.model.schedule
+        return min(index, schedule.max_chunks - 1) * schedule.chunk_frames
+
+    def _call(
+        self,
+        shot: _ShotInProgress,
+        latents: torch.Tensor,
+        timestep: float,
+        start: int,
+        windows: Sequence[LayerWindow],
+        frame_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Flow [f, C, h, w] of frames that lie in the local cache from frame `start` on."""
+        first = MAX_CONTEXT_FRAMES + start
         return self.model.transformer.forward_cached(
             latents[None].to(self.model.dtype),
             torch.full((1, 1), timestep),
             shot.caption,
-            shot.phases.frames(MAX_CONTEXT_FRAMES + start, MAX_CONTEXT_FRAMES + stop, shot.cache.frame_tokens),
-            shot.cache.chunk_windows(stop),
+            shot.phases.frames(first, first + len(latents), shot.cache.frame_tokens),
+            windows,
+            frame_mask,
         )[0]
 
     def _latent_size(self, height: int, width: int) -> tuple[int, int]:
@@ -229,46 +295,6 @@ class _ShotInProgress:
     caption: Captions  # of the shot itself
     phases: Phases
     cache: ShotCache
-
-
-class _Pixels:
-    """Decodes a shot as it comes and keeps the few frames that later shots may look back at."""
-
-    def __init__(self, model: Model, plan: Plan) -> None:
-        self.model, self.plan = model, plan
-        self.num_frames = model.shot_frames(plan.num_chunks)
-        self.offsets = stored_offsets(plan.request.memory.num_frames, self.num_frames)
-        self.state = model.vae.start_decoding()
-        self.decoded = 0
-        self.kept: list[torch.Tensor] = []  # [3, H, W] each: the decoder's clamped floats, not rounded to 8 bits
-
-    def decode(self, clean: torch.Tensor) -> np.ndarray:
-        """The next latent frames [f, C, h, w] -> [t, H, W, 3] uint8."""
-        frames, self.state = self.model.vae.decode_step(clean, self.state)
-        start, self.decoded = self.decoded, self.decoded + len(frames)
-        self.kept += [frames[offset - start].clone() for offset in self.offsets if start <= offset < self.decoded]
-        return _to_uint8(frames)
-
-    def remember(self) -> ShotMemory:
-        request = self.plan.request
-        latents = self.model.vae.encode_frames(torch.stack(self.kept)).to(self.model.dtype).cpu()
-        thumbnail = _thumbnail(self.kept[len(self.kept) // 2])
-        return ShotMemory(request.caption, request.seed, self.num_frames, self.offsets, latents, thumbnail)
-
-
-def _to_uint8(frames: torch.Tensor) -> np.ndarray:
-    """[t, 3, H, W] in [-1, 1] -> [t, H, W, 3] uint8."""
-    pixels = (frames.float() * 127.5 + 127.5).round().to(torch.uint8)
-    return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-
-
-def _thumbnail(frame: torch.Tensor) -> np.ndarray:
-    """[3, H, W] in [-1, 1] -> [h, w, 3] uint8 within `THUMBNAIL_SIZE`; small pictures stay as they are."""
-    shrink = min(1.0, *(most / side for most, side in zip(THUMBNAIL_SIZE, frame.shape[-2:], strict=True)))
-    if shrink < 1.0:
-        size = tuple(max(1, round(side * shrink)) for side in frame.shape[-2:])
-        frame = F.interpolate(frame[None].float(), size, mode="area")[0]
-    return _to_uint8(frame[None])[0]
 
 
 class Stopwatch:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from shotstream.context import Pick
 from shotstream.memory import Memory, ShotMemory
 
 
@@ -19,7 +20,8 @@ class ShotRequest:
 
     `caption` is the composed caption (`story.compose_caption`). `num_chunks` counts the whole shot, prefix included.
     `prefix` [f, C, h, w] holds clean latents of the shot so far (whole chunks); None starts a new shot.
-    `height` and `width` are pixels, None for the model's own size.
+    `height` and `width` are pixels, None for the model's own size. `picks` are the six context frames, see `context`;
+    None leaves them to the engine. With `attention` the end of the shot tells where it looked.
     """
 
     caption: str
@@ -29,6 +31,8 @@ class ShotRequest:
     prefix: torch.Tensor | None = None
     height: int | None = None
     width: int | None = None
+    picks: tuple[Pick, ...] | None = None
+    attention: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,11 +58,13 @@ class Chunk:
 @dataclass(frozen=True)
 class ShotDone:
     """The shot is complete. `memory` is the request's memory with `shot` appended; `seconds` per stage
-    ("text", "context_encode", "context_pass", "denoise", "cache_pass", "decode")."""
+    ("text", "context_encode", "context_pass", "denoise", "cache_pass", "decode"). `attention`, if it was asked for: the
+    share of the last chunk's attention that each of the six context frames got."""
 
     memory: Memory
     shot: ShotMemory
     seconds: dict[str, float]
+    attention: tuple[float, ...] | None = None
 
 
 Event = Progress | Chunk | ShotDone

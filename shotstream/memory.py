@@ -1,7 +1,7 @@
-"""What a session keeps of the film so far, and which frames of it the next shot looks back at (paper section 3.2).
+"""What a session keeps of the film so far: the memory value and its file format.
 
-Owns the memory value, dynamic sampling of context frames, and the memory's file format. Knows no model: the engine
-encodes frames into latents and puts them here.
+Which of the kept frames the next shot looks back at is `context`'s to say. Knows no model: the engine encodes frames
+into latents and puts them here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +18,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from shotstream.context import Pick, nearest
 from shotstream.errors import UserError
 
-MAX_CONTEXT_FRAMES = 6
 FORMAT = "shotstream.memory"
-VERSION = 1
+VERSION = 2
 
 # What a file may claim before anything is allocated for it. A shot at 480p is 1.5 MB.
 MAX_SHOTS = 1000
@@ -42,7 +42,7 @@ class ShotMemory:
     """One finished shot, as later shots may ask for it.
 
     `latents` [n, C, h, w] are single-frame encodings of the pixel frames at `offsets` (frame numbers inside the shot,
-    ascending); `thumbnail` [H, W, 3] uint8.
+    ascending), `thumbnails` [n, H, W, 3] uint8 small pictures of them.
     """
 
     caption: str
@@ -50,13 +50,7 @@ class ShotMemory:
     num_frames: int
     offsets: tuple[int, ...]
     latents: torch.Tensor
-    thumbnail: np.ndarray
-
-    def latent_at(self, offset: int) -> torch.Tensor:
-        """[C, h, w]: the stored latent at `offset`, or the nearest one (after shots before this one were exchanged
-        for longer or shorter ones, halves may round the other way)."""
-        nearest = min(range(len(self.offsets)), key=lambda i: abs(self.offsets[i] - offset))
-        return self.latents[nearest]
+    thumbnails: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,32 +64,31 @@ class Memory:
         """Pixel frames of the whole film."""
         return sum(shot.num_frames for shot in self.shots)
 
-    def context(self, policy: str = "dynamic") -> tuple[torch.Tensor, tuple[int, ...]]:
-        """The next shot's context: latents [6, C, h, w] in story order and the shot each one is from, as one of
-        `CONTEXT_POLICIES` picks them.
+    def latents_at(self, picks: Sequence[Pick]) -> torch.Tensor:
+        """[n, C, h, w]: the latents of these frames, of each the nearest that was kept."""
+        latents = []
+        for shot, frame in picks:
+            seen = self.shots[shot]
+            latents.append(seen.latents[seen.offsets.index(nearest(seen.offsets, frame))])
+        return torch.stack(latents)
 
-        Only for a memory with at least one shot.
-        """
-        picks = CONTEXT_POLICIES[policy]([shot.num_frames for shot in self.shots])
-        latents = torch.stack([self.shots[shot].latent_at(offset) for shot, offset in picks])
-        return latents, tuple(shot for shot, _ in picks)
-
-    def save(self, path: str | Path) -> None:
-        """Write one safetensors file, whole or not at all. Raises `UserError` if the place cannot be written, or for a
-        film longer than `load` takes."""
+    def save(self, path: str | Path, session: str = "") -> None:
+        """Write one safetensors file, whole or not at all, with what else a `session` has to say (`read_file` gives it
+        back). Raises `UserError` if the place cannot be written, or for a film longer than `load` takes."""
         if len(self.shots) > MAX_SHOTS:
             raise UserError(f"A memory file holds {MAX_SHOTS} shots, not {len(self.shots)}: save an earlier state.")
         tensors = {}
         for i, shot in enumerate(self.shots):
             tensors[f"shot{i}.latents"] = shot.latents.contiguous().cpu()
-            tensors[f"shot{i}.thumbnail"] = torch.from_numpy(np.ascontiguousarray(shot.thumbnail))
+            tensors[f"shot{i}.thumbnails"] = torch.from_numpy(np.ascontiguousarray(shot.thumbnails))
         film = json.dumps(
             [
                 {"caption": s.caption, "seed": s.seed, "num_frames": s.num_frames, "offsets": s.offsets}
                 for s in self.shots
             ]
         )
-        about = {"format": FORMAT, "version": str(VERSION), "shots": film, "checksum": _checksum(film, tensors)}
+        about = {"format": FORMAT, "version": str(VERSION), "shots": film, "session": session}
+        about["checksum"] = _checksum(film + session, tensors)
         data = save(tensors, about)
         path = Path(path)
         part = path.with_name(path.name + ".part")
@@ -108,80 +101,26 @@ class Memory:
 
     @classmethod
     def load(cls, path: str | Path) -> Memory:
-        """Read a file that `save` wrote. Raises `UserError` for anything else, before allocating what it claims."""
-        path = Path(path)
-        try:
-            if not path.is_file():
-                raise UserError(f"There is no memory file at {path}.")
-            if path.stat().st_size > MAX_FILE_BYTES:
-                raise UserError(f"{path} is too large for a memory file.")
-            with safe_open(path, framework="pt") as file:
-                return cls(tuple(_read_shots(path, file)))
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path} is not a memory file, or it is damaged: {error}.") from error
+        """The memory of a file that `save` wrote; see `read_file`."""
+        return read_file(path)[0]
 
 
-def slots_per_shot(shots: int) -> list[int]:
-    """How many of the six context frames each of the `shots` earlier shots gets; the remainder goes to the latest."""
-    each, remainder = divmod(MAX_CONTEXT_FRAMES, shots)
-    return [each + (i >= shots - remainder) for i in range(shots)]
+def read_file(path: str | Path) -> tuple[Memory, str]:
+    """The memory, and what else its session had to say, of a file that `Memory.save` wrote.
 
-
-def spread(first: int, last: int, count: int) -> list[int]:
-    """`count` frame numbers evenly from `first` to `last`, halves rounded to even; one is the first."""
-    return np.round(np.linspace(first, last, count)).astype(int).tolist()
-
-
-def sample_context(num_frames: Sequence[int]) -> list[tuple[int, int]]:
-    """Dynamic sampling: (shot, frame number inside it) of the six context frames, given the earlier shots' lengths.
-
-    Rounding is done on frame numbers that count through the whole story.
+    Raises `UserError` for anything else, before allocating what it claims.
     """
-    picks = []
-    first = 0
-    for shot, (length, slots) in enumerate(zip(num_frames, slots_per_shot(len(num_frames)), strict=True)):
-        picks += [(shot, frame - first) for frame in spread(first, first + length - 1, slots)]
-        first += length
-    return picks
-
-
-def sample_first(num_frames: Sequence[int]) -> list[tuple[int, int]]:
-    """All six context frames from the first shot (an ablation)."""
-    return [(0, frame) for frame in spread(0, num_frames[0] - 1, MAX_CONTEXT_FRAMES)]
-
-
-def sample_latest(num_frames: Sequence[int]) -> list[tuple[int, int]]:
-    """All six context frames from the shot before (an ablation)."""
-    return [(len(num_frames) - 1, frame) for frame in spread(0, num_frames[-1] - 1, MAX_CONTEXT_FRAMES)]
-
-
-def sample_evenly(num_frames: Sequence[int]) -> list[tuple[int, int]]:
-    """Six context frames evenly from the whole film, wherever its cuts are (an ablation)."""
-    ends = np.cumsum(num_frames)
-    frames = spread(0, int(ends[-1]) - 1, MAX_CONTEXT_FRAMES)
-    shots = [int(np.searchsorted(ends, frame, side="right")) for frame in frames]
-    return [(shot, frame - int(ends[shot]) + num_frames[shot]) for shot, frame in zip(shots, frames, strict=True)]
-
-
-Policy = Callable[[Sequence[int]], list[tuple[int, int]]]
-"""Lengths of the earlier shots in frames -> (shot, frame number inside it) of the six context frames."""
-
-CONTEXT_POLICIES: Mapping[str, Policy] = {
-    "dynamic": sample_context,
-    "first": sample_first,
-    "latest": sample_latest,
-    "even": sample_evenly,
-}
-
-
-def stored_offsets(first: int, num_frames: int) -> tuple[int, ...]:
-    """Every frame number inside a shot that dynamic sampling may ask for, however many shots follow.
-
-    `first` is the story-wide number of the shot's first frame.
-    """
-    possible = {slots for shots in range(1, MAX_CONTEXT_FRAMES + 2) for slots in slots_per_shot(shots)}
-    frames = {frame - first for slots in possible for frame in spread(first, first + num_frames - 1, slots)}
-    return tuple(sorted(frames))
+    path = Path(path)
+    try:
+        if not path.is_file():
+            raise UserError(f"There is no memory file at {path}.")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise UserError(f"{path} is too large for a memory file.")
+        with safe_open(path, framework="pt") as file:
+            shots = tuple(_read_shots(path, file))
+            return Memory(shots), (file.metadata() or {}).get("session", "")
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is not a memory file, or it is damaged: {error}.") from error
 
 
 def _checksum(film: str, tensors: Mapping[str, torch.Tensor]) -> str:
@@ -205,13 +144,13 @@ def _read_shots(path: Path, file) -> list[ShotMemory]:
         raise UserError(f"The list of shots in {path} is damaged.") from error
     if not isinstance(film, list) or len(film) > MAX_SHOTS:
         raise UserError(f"The list of shots in {path} is damaged or longer than {MAX_SHOTS}.")
-    expected = {f"shot{i}.{part}" for i in range(len(film)) for part in ("latents", "thumbnail")}
+    expected = {f"shot{i}.{part}" for i in range(len(film)) for part in ("latents", "thumbnails")}
     if set(file.keys()) != expected:
         raise UserError(f"The tensors in {path} do not belong to its list of {len(film)} shots.")
     shots: list[ShotMemory] = []
     for i, entry in enumerate(film):
         offsets = _checked_entry(path, i, entry)
-        latents_info, thumbnail_info = file.get_slice(f"shot{i}.latents"), file.get_slice(f"shot{i}.thumbnail")
+        latents_info, thumbnails_info = file.get_slice(f"shot{i}.latents"), file.get_slice(f"shot{i}.thumbnails")
         shape = latents_info.get_shape()
         latents_fit = (
             len(shape) == 4
@@ -224,16 +163,18 @@ def _read_shots(path: Path, file) -> list[ShotMemory]:
             raise UserError(f"The latents of shot {i} in {path} have a wrong shape or type.")
         if shots and (list(shots[0].latents.shape[1:]) != shape[1:]):
             raise UserError(f"The latents of shot {i} in {path} have another size than those of shot 0.")
-        shape = thumbnail_info.get_shape()
-        thumbnail_fits = len(shape) == 3 and shape[2] == 3 and thumbnail_info.get_dtype() == "U8"
-        if not thumbnail_fits or not all(0 < side <= MAX_THUMBNAIL_SIDE for side in shape[:2]):
-            raise UserError(f"The thumbnail of shot {i} in {path} has a wrong shape or type.")
+        shape = thumbnails_info.get_shape()
+        thumbnails_fit = len(shape) == 4 and shape[0] == len(offsets) and shape[3] == 3
+        thumbnails_fit &= thumbnails_info.get_dtype() == "U8"
+        if not thumbnails_fit or not all(0 < side <= MAX_THUMBNAIL_SIDE for side in shape[1:3]):
+            raise UserError(f"The thumbnails of shot {i} in {path} have a wrong shape or type.")
         latents = file.get_tensor(f"shot{i}.latents").clone()  # not a view of a file that may change
         if not latents.isfinite().all():
             raise UserError(f"The latents of shot {i} in {path} are not finite numbers.")
-        thumbnail = file.get_tensor(f"shot{i}.thumbnail").clone().numpy()
-        shots.append(ShotMemory(entry["caption"], entry["seed"], entry["num_frames"], offsets, latents, thumbnail))
-    if metadata.get("checksum") != _checksum(metadata["shots"], {name: file.get_tensor(name) for name in expected}):
+        thumbnails = file.get_tensor(f"shot{i}.thumbnails").clone().numpy()
+        shots.append(ShotMemory(entry["caption"], entry["seed"], entry["num_frames"], offsets, latents, thumbnails))
+    written = metadata["shots"] + metadata.get("session", "")
+    if metadata.get("checksum") != _checksum(written, {name: file.get_tensor(name) for name in expected}):
         raise UserError(f"{path} is damaged: its checksum is another.")
     return shots
 

@@ -6,15 +6,18 @@ numbers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+from shotstream.context import MAX_CONTEXT_FRAMES, look_back
 from shotstream.errors import UserError
 from shotstream.events import ShotRequest
-from shotstream.memory import MAX_CONTEXT_FRAMES, MAX_SEED
+from shotstream.memory import MAX_SEED, ShotMemory
 from shotstream.models.model import Model
 
+LONGEST_SHOT = 80  # chunks, a minute: then everything that the caches held has been exchanged many times
 MAX_AREA = 4  # times the model's own picture: beyond it nothing it learned holds
 
 
@@ -33,11 +36,16 @@ class Plan:
     rope_shot: int  # discontinuity indicator of the shot itself
 
 
-def plan_shot(request: ShotRequest, model: Model, policy: str = "dynamic") -> Plan:
-    """What the request asks for, or a `UserError` that says what is wrong with it. `policy`: which context frames."""
+def plan_shot(request: ShotRequest, model: Model, policy: str = "recent") -> Plan:
+    """What the request asks for, or a `UserError` that says what is wrong with it.
+
+    `policy` chooses the context frames of a request that leaves them open. A shot that is longer than the model was
+    trained on rolls its local cache; one of a model that makes whole shots cannot be.
+    """
     _check_whole(request.seed, 0, MAX_SEED, "The seed")
     num_chunks = model.default_chunks if request.num_chunks is None else request.num_chunks
-    _check_whole(num_chunks, 1, model.max_chunks, f"The number of chunks a shot for {model.name}")
+    longest = LONGEST_SHOT if model.guidance is None else model.max_chunks
+    _check_whole(num_chunks, 1, longest, f"The number of chunks a shot for {model.name}")
     if not isinstance(request.caption, str) or not request.caption.strip():
         raise UserError("The caption is blank: describe what is to be seen.")
     latent_size = _checked_size(request, model)
@@ -53,10 +61,13 @@ def plan_shot(request: ShotRequest, model: Model, policy: str = "dynamic") -> Pl
                 f"Shot {index} of the film so far was made with another model or picture size "
                 f"(latents {tuple(shot.latents.shape[1:])}, not {shape}): continue it as it was begun."
             )
+    if request.picks is not None:
+        _check_picks(request.picks, shots)
     if not shots:  # nothing to look back at: six empty frames with the first caption, and the shot counts as cut once
         own = (0,) * MAX_CONTEXT_FRAMES
         return Plan(request, num_chunks, latent_size, prefix_chunks, (request.caption,), None, own, own, 1)
-    latents, context_shots = request.memory.context(policy)
+    picks = request.picks or look_back(shots, request.caption, policy)
+    latents, context_shots = request.memory.latents_at(picks), tuple(shot for shot, _ in picks)
     seen = sorted(set(context_shots))
     return Plan(
         request,
@@ -74,6 +85,19 @@ def plan_shot(request: ShotRequest, model: Model, policy: str = "dynamic") -> Pl
 def _check_whole(value: object, low: int, high: int, name: str) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise UserError(f"{name} must be a whole number from {low} to {high}, not {str(value)[:40]}.")
+
+
+def _check_picks(picks: object, shots: Sequence[ShotMemory]) -> None:
+    """They must be six kept frames in story order."""
+    sound = (
+        isinstance(picks, tuple)
+        and len(picks) == MAX_CONTEXT_FRAMES
+        and all(isinstance(pick, tuple) and len(pick) == 2 and all(type(n) is int for n in pick) for pick in picks)
+        and all(0 <= shot < len(shots) and frame in shots[shot].offsets for shot, frame in picks)
+        and list(picks) == sorted(picks)
+    )
+    if not sound:
+        raise UserError(f"A shot looks back at {MAX_CONTEXT_FRAMES} frames that the film remembers, in story order.")
 
 
 def _checked_size(request: ShotRequest, model: Model) -> tuple[int, int]:

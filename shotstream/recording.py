@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from shotstream.context import MAX_CONTEXT_FRAMES
 from shotstream.errors import UserError
-from shotstream.memory import MAX_CONTEXT_FRAMES
 from shotstream.models.checkpoint import load_checkpoint, read_json, transformer_config
 from shotstream.models.model import Model
 from shotstream.models.weights import use_attention

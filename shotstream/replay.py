@@ -12,10 +12,11 @@ from pathlib import Path
 
 import torch
 
+from shotstream.context import MAX_CONTEXT_FRAMES, look_back
 from shotstream.engine import Engine
 from shotstream.errors import UserError
 from shotstream.events import Chunk, ShotDone, ShotRequest
-from shotstream.memory import MAX_CONTEXT_FRAMES, Memory
+from shotstream.memory import Memory
 from shotstream.models.cache import ShotCache
 from shotstream.models.model import Model
 from shotstream.recording import Recording, load_tensors, read_recording, recorded_model
@@ -45,7 +46,8 @@ def differences(
     for shot, caption in enumerate(recording.captions):
         request = ShotRequest(caption, memory, num_chunks=recording.num_chunks(shot))
         if memory.shots:
-            context, shot_index = memory.context()
+            picks = look_back(memory.shots)
+            context, shot_index = memory.latents_at(picks), tuple(shot for shot, _ in picks)
         else:
             context, shot_index = torch.zeros(()), (0,) * MAX_CONTEXT_FRAMES
         recorded_index = recording.tensor(f"shot{shot}.context_shot_index").flatten().tolist()

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from shotstream.context import look_back
 from shotstream.engine import Engine
 from shotstream.errors import UserError
 from shotstream.events import Chunk, Event, Progress, ShotDone, ShotRequest
@@ -64,7 +65,7 @@ def test_the_events_of_a_shot(engine):
     assert isinstance(done, ShotDone) and done.memory.shots == (done.shot,)
     assert done.shot.num_frames == 33 and done.shot.offsets[0] == 0 and done.shot.offsets[-1] == 32
     assert done.shot.latents.shape == (len(done.shot.offsets), 16, 8, 12)
-    assert np.array_equal(done.shot.thumbnail, frames_of(events)[done.shot.offsets[len(done.shot.offsets) // 2]])
+    assert np.array_equal(done.shot.thumbnails, frames_of(events)[list(done.shot.offsets)])
     stages = {"text", "context_encode", "context_pass", "denoise", "cache_pass", "decode"}
     assert set(done.seconds) == stages and all(seconds > 0 for seconds in done.seconds.values())
 
@@ -125,6 +126,68 @@ def test_a_shot_continued_equals_one_made_at_once(engine, done):
     torch.testing.assert_close(latents_of(rest), latents_of(whole)[3 * done :], atol=1e-4, rtol=0)
     assert np.array_equal(frames_of(rest), frames_of(whole)[1 + 4 * (3 * done - 1) :])
     assert_same_memory(rest[-1].memory, whole[-1].memory, atol=1e-4, rtol=0)
+
+
+def test_a_long_shot_costs_the_same_for_every_chunk_and_can_be_continued_anywhere(engine, random_model):
+    """The model's caches hold four chunks: from the fifth on the oldest goes."""
+    request = ShotRequest(CAPTIONS[2], film(engine), 11, 9)
+    read = []
+
+    def look(_, args: tuple, options: dict) -> None:
+        read.append(args[5].keys.shape[1])
+
+    hook = random_model.transformer.blocks[0].register_forward_pre_hook(look, with_kwargs=True)
+    whole = list(engine.shoot(request))
+    hook.remove()
+    tokens = engine._idle.frame_tokens
+    per_chunk = [read[1 + 5 * chunk] // tokens for chunk in range(9)]  # after the context pass, five calls a chunk
+    assert per_chunk == [6 + 3 * n for n in (1, 2, 3, 4, 4, 4, 4, 4, 4)] and len(read) == 1 + 9 * 5 - 1
+    assert len(frames_of(whole)) == 1 + 4 * 26 and whole[-1].shot.offsets[-1] == 104
+    for done in (4, 5, 8):
+        rest = list(engine.shoot(replace(request, prefix=latents_of(whole)[: 3 * done])))
+        torch.testing.assert_close(latents_of(rest), latents_of(whole)[3 * done :], atol=2e-4, rtol=0)
+        assert_same_memory(rest[-1].memory, whole[-1].memory, atol=2e-4, rtol=0)
+    short = list(engine.shoot(replace(request, num_chunks=4)))
+    assert torch.equal(latents_of(short), latents_of(whole)[:12])  # a shot that fits is as it was
+
+
+def test_chosen_context_frames_are_looked_back_at(engine):
+    memory = film(engine)
+    own = list(engine.shoot(ShotRequest(CAPTIONS[2], memory, 1, 1)))
+    same = list(engine.shoot(ShotRequest(CAPTIONS[2], memory, 1, 1, picks=look_back(memory.shots))))
+    assert torch.equal(latents_of(own), latents_of(same))
+    other = list(engine.shoot(ShotRequest(CAPTIONS[2], memory, 1, 1, picks=((0, 0),) * 6)))
+    assert not torch.allclose(latents_of(own), latents_of(other), atol=1e-3)
+    for picks in (((0, 0),) * 5, ((0, 1),) * 6, ((2, 0),) * 6, ((1, 0), *((0, 0),) * 5), ((0, True),) * 6):
+        with pytest.raises(UserError, match="looks back at 6 frames"):
+            engine.shoot(ShotRequest(CAPTIONS[2], memory, picks=picks))
+
+
+def test_attention_to_the_context_adds_up(engine, random_model):
+    """Against attention written out for the first layer's first head: one key after the other."""
+    memory = film(engine)
+    request = ShotRequest(CAPTIONS[2], memory, 1, 2, attention=True)
+    done = list(engine.shoot(request))[-1]
+    assert len(done.attention) == 6 and all(share > 0 for share in done.attention) and sum(done.attention) < 1
+    whole = list(engine.shoot(replace(request, attention=False)))
+    assert whole[-1].attention is None
+    asked_later = list(engine.shoot(replace(request, prefix=latents_of(whole))))
+    assert chunks_of(asked_later) == [] and asked_later[-1].attention == pytest.approx(done.attention, abs=1e-5)
+    assert list(engine.shoot(ShotRequest(CAPTIONS[0], num_chunks=1, attention=True)))[-1].attention is None
+
+
+def test_a_cast_picture_is_a_shot_of_one_frame(engine, random_model):
+    picture = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+    cast = engine.cast(picture, "A fox.shot0:")
+    assert (cast.num_frames, cast.offsets) == (1, (0,)) and np.array_equal(cast.thumbnails[0], picture)
+    expected = random_model.vae.encode_frames(torch.from_numpy(picture).permute(2, 0, 1)[None] / 127.5 - 1)
+    torch.testing.assert_close(cast.latents, expected, atol=1e-5, rtol=0)
+    shot = list(engine.shoot(ShotRequest(CAPTIONS[1], Memory((cast,)), num_chunks=1)))
+    assert shot[-1].memory.shots[0] is cast
+    with pytest.raises(UserError, match="multiple of"):
+        engine.cast(picture[:31], "A fox.")
+    with pytest.raises(UserError, match="blank"):
+        engine.cast(picture, " ")
 
 
 def test_a_shot_ended_early_is_remembered_as_it_is(engine):
@@ -255,13 +318,14 @@ def test_noise_can_be_handed_in(engine):
         {"seed": 1.5},
         {"num_chunks": 0},
         {"num_chunks": -3},
-        {"num_chunks": 5},
+        {"num_chunks": 81},
         {"num_chunks": 10**9},
         {"height": 33},
         {"height": 0},
         {"width": -48},
         {"height": 8, "width": 10**7},
         {"height": 128, "width": 192},
+        {"picks": ((0, 0),) * 6},
         {"prefix": torch.zeros(3, 16, 8)},
         {"prefix": torch.zeros(3, 16, 8, 13)},
         {"prefix": torch.zeros(4, 16, 8, 12)},

@@ -605,7 +605,7 @@ def test_bad_options_are_told_in_one_sentence(options, words, capsys):
         ("- {name: a, model: here, steps: 3}", "'steps'"),
         ("- {name: a, model: here, routing: 3}", "true or false"),
         ("- {name: 1, model: here}", "text"),
-        ("- {name: a, model: here, policy: best}", "dynamic, first"),
+        ("- {name: a, model: here, policy: best}", "recent, anchor"),
         ("- {name: [", "not YAML"),
         (f"- {{name: a, model: {SHIPPED}}}\n- {{name: a, model: {SHIPPED}}}", "'a' is taken"),
     ],

@@ -1,4 +1,4 @@
-"""Memory: which frames are looked back at, what is kept for that, and a file that believes nothing."""
+"""Memory: what is kept of a film, and a file that believes nothing."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import torch
 from complaints import refusal
 from safetensors.torch import load_file, save_file
 
+from shotstream.context import stored_offsets
 from shotstream.errors import UserError
-from shotstream.memory import CONTEXT_POLICIES, Memory, ShotMemory, sample_context, slots_per_shot, stored_offsets
+from shotstream.memory import Memory, ShotMemory, read_file
 
 
 def shot(num_frames: int = 81, first: int = 0, caption: str = "A fox. shot0:It runs.", **changes) -> ShotMemory:
@@ -24,7 +25,7 @@ def shot(num_frames: int = 81, first: int = 0, caption: str = "A fox. shot0:It r
         "num_frames": num_frames,
         "offsets": offsets,
         "latents": torch.randn(len(offsets), 16, 4, 6),
-        "thumbnail": np.random.default_rng(0).integers(0, 256, (30, 52, 3), dtype=np.uint8),
+        "thumbnails": np.random.default_rng(0).integers(0, 256, (len(offsets), 30, 52, 3), dtype=np.uint8),
     }
     return ShotMemory(**fields | changes)
 
@@ -34,78 +35,7 @@ def assert_same(a: Memory, b: Memory) -> None:
     for x, y in zip(a.shots, b.shots, strict=True):
         assert (x.caption, x.seed, x.num_frames, x.offsets) == (y.caption, y.seed, y.num_frames, y.offsets)
         assert x.latents.dtype == y.latents.dtype and torch.equal(x.latents, y.latents)
-        assert np.array_equal(x.thumbnail, y.thumbnail)
-
-
-@pytest.mark.parametrize(
-    "shots, slots",
-    [
-        (1, [6]),
-        (2, [3, 3]),
-        (3, [2, 2, 2]),
-        (4, [1, 1, 2, 2]),
-        (5, [1, 1, 1, 1, 2]),
-        (6, [1] * 6),
-        (8, [0, 0, 1, 1, 1, 1, 1, 1]),
-    ],
-)
-def test_slots_go_to_the_most_recent(shots, slots):
-    assert slots_per_shot(shots) == slots
-
-
-def test_dynamic_sampling_of_81_frame_shots():
-    assert sample_context([81]) == [(0, f) for f in (0, 16, 32, 48, 64, 80)]
-    assert sample_context([81, 81]) == [(0, 0), (0, 40), (0, 80), (1, 0), (1, 40), (1, 80)]
-    assert sample_context([81] * 8) == [(s, 0) for s in range(2, 8)]
-    assert stored_offsets(0, 81) == (0, 16, 32, 40, 48, 64, 80)
-
-
-def test_halves_round_to_even_on_numbers_that_count_through_the_story():
-    # the middle of frames 0..9 is 4.5 -> 4; of 10..19 it is 14.5 -> 14; of 11..20 it is 15.5 -> 16
-    assert sample_context([10, 10])[1::3] == [(0, 4), (1, 4)]
-    assert sample_context([11, 10])[1::3] == [(0, 5), (1, 5)]
-
-
-@pytest.mark.parametrize("lengths", [[9], [9, 81, 33], [33] * 7, [21, 9, 45, 57, 69], [81, 9, 9, 9, 9, 9, 9, 9, 33]])
-def test_everything_that_may_be_asked_for_was_kept(lengths):
-    kept, first = [], 0
-    for length in lengths:
-        kept.append(stored_offsets(first, length))
-        first += length
-    for shots in range(1, len(lengths) + 1):
-        picks = sample_context(lengths[:shots])
-        assert len(picks) == 6
-        assert all(offset in kept[index] for index, offset in picks)
-
-
-def test_context_brings_the_latents_of_the_sampled_frames():
-    memory = Memory((shot(81), shot(33, first=81)))
-    latents, shots = memory.context()
-    assert shots == (0, 0, 0, 1, 1, 1)
-    first, second = memory.shots
-    expected = [first.latents[i] for i in (0, 3, 6)] + [second.latents[i] for i in (0, 3, 6)]
-    assert torch.equal(latents, torch.stack(expected))
-
-
-def test_other_policies_take_their_frames_from_elsewhere():
-    lengths = [33, 9, 81]
-    assert [CONTEXT_POLICIES["first"](lengths)[i] for i in (0, 5)] == [(0, 0), (0, 32)]
-    assert [CONTEXT_POLICIES["latest"](lengths)[i] for i in (0, 5)] == [(2, 0), (2, 80)]
-    # frames 0 24 49 73 98 122 of the film, whose shots begin at 0, 33 and 42
-    assert CONTEXT_POLICIES["even"](lengths) == [(0, 0), (0, 24), (2, 7), (2, 31), (2, 56), (2, 80)]
-    assert CONTEXT_POLICIES["even"]([9, 9])[2:4] == [(0, 7), (1, 1)]
-    memory = Memory((shot(81), shot(33, first=81)))
-    first, second = memory.shots
-    for policy, whole, number in (("first", first, 0), ("latest", second, 1)):
-        latents, shots = memory.context(policy)
-        assert shots == (number,) * 6
-        assert torch.equal(latents[[0, 5]], whole.latents[[0, -1]])
-
-
-def test_a_frame_that_was_not_kept_is_replaced_by_the_nearest():
-    memory = Memory((shot(9, offsets=(0, 5, 8), latents=torch.arange(3.0).view(3, 1, 1, 1).expand(3, 16, 4, 6)),))
-    latents, _ = memory.context()  # asks for 0 2 3 5 6 8
-    assert latents[:, 0, 0, 0].tolist() == [0, 0, 1, 1, 1, 2]
+        assert np.array_equal(x.thumbnails, y.thumbnails)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -115,6 +45,14 @@ def test_saved_and_loaded(tmp_path, dtype):
     memory.save(tmp_path / "film.memory")
     assert_same(Memory.load(tmp_path / "film.memory"), memory)
     assert [file.name for file in tmp_path.iterdir()] == ["film.memory"]
+
+
+def test_a_file_also_keeps_what_its_session_says(tmp_path):
+    Memory((shot(),)).save(tmp_path / "film", session='{"story": "Ein Fuchs ☀"}')
+    memory, session = read_file(tmp_path / "film")
+    assert len(memory.shots) == 1 and session == '{"story": "Ein Fuchs ☀"}'
+    resave(tmp_path / "film", session="{}")
+    assert "checksum" in refusal(Memory.load, tmp_path / "film")
 
 
 def test_an_empty_memory_is_a_film_not_begun(tmp_path):
@@ -129,7 +67,7 @@ def test_pickles():
 
 def test_a_shot_at_480p_takes_at_most_one_and_a_half_megabytes(tmp_path):
     latents = torch.randn(7, 16, 60, 104).to(torch.bfloat16)
-    Memory((shot(latents=latents, thumbnail=np.zeros((120, 208, 3), np.uint8)),)).save(tmp_path / "film")
+    Memory((shot(latents=latents, thumbnails=np.zeros((7, 48, 83, 3), np.uint8)),)).save(tmp_path / "film")
     assert (tmp_path / "film").stat().st_size <= 1_500_000
 
 
@@ -187,8 +125,9 @@ BAD_TENSORS = {
     "whole numbers": {"shot0.latents": torch.zeros(7, 16, 4, 6, dtype=torch.int64)},
     "too wide": {"shot0.latents": torch.zeros(7, 16, 1, 600)},
     "one more": {"shot1.latents": torch.zeros(7, 16, 4, 6)},
-    "picture of floats": {"shot0.thumbnail": torch.zeros(30, 52, 3)},
-    "grey picture": {"shot0.thumbnail": torch.zeros(30, 52, dtype=torch.uint8)},
+    "pictures of floats": {"shot0.thumbnails": torch.zeros(7, 30, 52, 3)},
+    "grey pictures": {"shot0.thumbnails": torch.zeros(7, 30, 52, dtype=torch.uint8)},
+    "one picture less": {"shot0.thumbnails": torch.zeros(6, 30, 52, 3, dtype=torch.uint8)},
 }
 
 

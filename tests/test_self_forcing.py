@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from shotstream.context import MAX_CONTEXT_FRAMES, look_back
 from shotstream.engine import Engine
 from shotstream.errors import UserError
 from shotstream.events import Chunk, ShotRequest
-from shotstream.memory import MAX_CONTEXT_FRAMES, Memory
+from shotstream.memory import Memory
 from shotstream.models.random_model import save_random_model
 from shotstream.models.weights import load_model
 from shotstream.sampler import Schedule, guided, seeded_noise
@@ -68,20 +69,28 @@ def story_of(model, lengths: tuple[int, ...], seed: int = 0) -> Memory:
     return memory
 
 
+def context_of(memory: Memory, shape: tuple[int, ...]) -> tuple[torch.Tensor, list[int]]:
+    """Latents of the six context frames, and the shot each one is from."""
+    if not memory.shots:
+        return torch.zeros(6, *shape), [0] * 6
+    picks = look_back(memory.shots)
+    return memory.latents_at(picks), [shot for shot, _ in picks]
+
+
 def batch_of(model, memories: list[Memory], num_chunks: int) -> tuple[ShotBatch, torch.Tensor]:
     """The next shots of films, as the training sees them, and the captions' embeddings."""
     frames, shape = 3 * num_chunks, (16, 8, 12)
     embeds = torch.stack([model.text.encode(caption) for caption in CAPTIONS])
     shots = [len(memory.shots) for memory in memories]
-    context = [memory.context() if memory.shots else (torch.zeros(6, *shape), (0,) * 6) for memory in memories]
+    context = [context_of(memory, shape) for memory in memories]
     return ShotBatch(
         context=torch.stack([latents for latents, _ in context]),
-        context_shot=torch.tensor([list(numbers) for _, numbers in context]),
+        context_shot=torch.tensor([numbers for _, numbers in context]),
         shot=torch.tensor([max(shot, 1) for shot in shots]),
         target=torch.zeros(len(memories), frames, *shape),
         weight=torch.zeros(len(memories), frames, *shape[1:], dtype=torch.bool),
         tokens=torch.zeros(3, 8, dtype=torch.long),
-        context_caption=torch.tensor([list(numbers) for _, numbers in context]),
+        context_caption=torch.tensor([numbers for _, numbers in context]),
         caption=torch.tensor([[shot] * frames for shot in shots]),
     ), embeds
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from shotstream.__main__ import main
+from shotstream.context import look_back
 from shotstream.engine import Engine
 from shotstream.errors import UserError
 from shotstream.events import Chunk, Progress, ShotDone, ShotRequest
@@ -54,7 +55,9 @@ def plain_teacher(model: Model, memory: Memory, caption: str, chunks: int, seed:
     draw = seeded_noise(seed)
     x = torch.cat([draw(chunk, 0, (3, 16, 8, 12)) for chunk in range(chunks)])
     captions = [*(shot.caption for shot in memory.shots), caption]
-    context, shots = memory.context() if memory.shots else (torch.zeros(6, 16, 8, 12), (0,) * 6)
+    picks = look_back(memory.shots) if memory.shots else ((0, 0),) * 6
+    context = memory.latents_at(picks) if memory.shots else torch.zeros(6, 16, 8, 12)
+    shots = [shot for shot, _ in picks]
     own = max(len(memory.shots), 1)
     told = torch.stack([model.text.encode(text) for text in captions])
     s = [1 - step / GUIDANCE.steps for step in range(GUIDANCE.steps + 1)]

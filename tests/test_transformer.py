@@ -113,6 +113,36 @@ def test_gradients_reach_every_parameter(transformer):
     assert silent == []
 
 
+def test_a_rolled_cache_is_what_the_rest_would_have_left():
+    """Kept keys, turned once, equal keys that were rotated for their new place from the start."""
+    keys, values = torch.randn(2, 1, 15 * 6, 2, 24), torch.randn(2, 1, 15 * 6, 2, 24)
+    shots = torch.tensor([0, 0, 1, 1, 2, 2, *[3] * 9])
+    phases = rope_phases(torch.arange(15), shots, (2, 3), 24)
+    rotated = torch.stack([rotate(layer, phases) for layer in keys])
+    cache = ShotCache(rotated.clone(), values.clone(), context_frames=6, frame_tokens=6)
+    cache.roll(3)
+    context, kept = slice(0, 36), slice(36 + 18, None)
+    assert torch.equal(cache.keys[:, :, context], rotated[:, :, context])
+    earlier = torch.stack([rotate(layer[:, kept], phases.frames(6, 12, 6)) for layer in keys])
+    torch.testing.assert_close(cache.keys[:, :, 36:72], earlier, atol=1e-5, rtol=0)
+    assert torch.equal(cache.values[:, :, 36:72], values[:, :, kept])
+    assert torch.equal(cache.values[:, :, context], values[:, :, context])
+
+
+def test_watched_windows_see_what_attention_written_out_sees():
+    cache = ShotCache(torch.randn(1, 1, 48, 2, 8), torch.randn(1, 1, 48, 2, 8), context_frames=6, frame_tokens=4)
+    (window,) = cache.watched_windows(6)
+    queries = torch.randn(1, 12, 2, 8)
+    window.look(queries, window.keys)
+    expected = torch.zeros(12)
+    for query in range(12):
+        for head in range(2):
+            scores = torch.stack([queries[0, query, head] @ key / 8**0.5 for key in window.keys[0, :, head]])
+            for token, share in enumerate(scores.exp() / scores.exp().sum()):
+                expected[token // 4] += share / 24
+    torch.testing.assert_close(window.shares[0], expected)
+
+
 def test_rope_turns_by_position_and_by_a_sixth_of_a_radian_per_shot():
     assert axis_dims(128) == (44, 42, 42)
     assert axis_dims(32) == (12, 10, 10)

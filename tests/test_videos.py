@@ -25,8 +25,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 
+from shotstream.context import sample_context
 from shotstream.errors import UserError
-from shotstream.memory import sample_context
 from shotstream.models.pixel_autoencoder import PixelAutoencoder
 from shotstream.models.vae import VAE, WanVAE
 from shotstream.training.annotations import AnnotatedShot, AnnotatedStory, read_annotations

@@ -18,13 +18,13 @@ from typing import Any
 import yaml
 
 from shotstream import bench
+from shotstream.context import CONTEXT_POLICIES
 from shotstream.engine import Engine
 from shotstream.errors import UserError
 from shotstream.evaluation import toyworld
 from shotstream.evaluation.cuts import CutDetector
 from shotstream.evaluation.estimate import Estimate
 from shotstream.evaluation.toyworld import Figures, Runner, Sample, Shooter
-from shotstream.memory import CONTEXT_POLICIES
 from shotstream.models.model import Model
 
 VERSION = 2  # of what is measured and how: rows of another one are run again
@@ -41,7 +41,7 @@ class Variant:
     without_memory: bool = False  # every shot is made as if it were the first
     indicator: bool = True  # the angle that tells queries and keys of different shots apart
     routing: bool = True  # context frames read their own shots' captions, not the new one's
-    policy: str = "dynamic"  # which frames of the film the context is made of: one of `memory.CONTEXT_POLICIES`
+    policy: str = "recent"  # which frames of the film the context is made of: one of `context.CONTEXT_POLICIES`
 
     def applied_to(self, model: Model) -> Model:
         """`model` as this row wants it; the one given is left as it is."""

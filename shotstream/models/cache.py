@@ -10,6 +10,10 @@ from dataclasses import dataclass
 
 import torch
 
+from shotstream.models.rope import rotate, shift_phases
+
+WATCHED_QUERIES = 128  # of a chunk: enough for a mean
+
 
 @dataclass(frozen=True)
 class LayerWindow:
@@ -25,6 +29,24 @@ class LayerWindow:
         self.values[:, own].copy_(values)
         return self.keys, self.values
 
+    def look(self, queries: torch.Tensor, keys: torch.Tensor) -> None:
+        """What a call is about to compare; nobody asks."""
+
+
+@dataclass(frozen=True)
+class WatchedWindow(LayerWindow):
+    """A `LayerWindow` that notes in `shares` how much attention each frame gets."""
+
+    frame_tokens: int
+    shares: list[torch.Tensor]  # [frames] each, summing to one; one entry a layer
+
+    def look(self, queries: torch.Tensor, keys: torch.Tensor) -> None:
+        """Mean over items, heads and some of the queries [B, tokens, heads, head_dim]."""
+        some = queries[:, :: max(1, queries.shape[1] // WATCHED_QUERIES)].float().transpose(1, 2)  # B heads queries dim
+        scores = some @ keys.float().permute(0, 2, 3, 1) / queries.shape[-1] ** 0.5
+        shares = scores.softmax(-1).mean(dim=(0, 1, 2))
+        self.shares.append(shares.view(-1, self.frame_tokens).sum(1))
+
 
 @dataclass(frozen=True)
 class JoiningWindow:
@@ -36,6 +58,9 @@ class JoiningWindow:
 
     def put(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.cat([self.keys, keys], dim=1), torch.cat([self.values, values], dim=1)
+
+    def look(self, queries: torch.Tensor, keys: torch.Tensor) -> None:
+        """As that of a `LayerWindow`."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +104,20 @@ class ShotCache:
         """Per layer: a chunk ending before the shot's latent frame `stop` attends to all context, the shot so far and
         itself. Repeated calls overwrite the chunk's own place; the last one before the next chunk is what stays."""
         return [self._window(layer, self.context_frames + stop) for layer in range(len(self.keys))]
+
+    def watched_windows(self, stop: int) -> list[WatchedWindow]:
+        """As `chunk_windows`, all noting what they see in one list, layer by layer."""
+        shares: list[torch.Tensor] = []
+        return [WatchedWindow(w.keys, w.values, self.frame_tokens, shares) for w in self.chunk_windows(stop)]
+
+    def roll(self, frames: int) -> None:
+        """Drops the oldest `frames` of a full local cache; the rest moves to their place, in time as well: its keys are
+        turned to what they would be if the shot had begun `frames` later. Context stays."""
+        start, step = self.context_frames * self.frame_tokens, frames * self.frame_tokens
+        phases = shift_phases(-frames, self.keys.shape[-1], self.keys.device)
+        for keys, values in zip(self.keys, self.values, strict=True):
+            keys[:, start:-step].copy_(rotate(keys[:, start + step :], phases))
+            values[:, start:-step].copy_(values[:, start + step :].clone())
 
     def joining_windows(self, start: int) -> list[JoiningWindow]:
         """Per layer, for a gradient: a chunk beginning at latent frame `start` attends to what it would in

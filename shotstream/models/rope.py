@@ -71,6 +71,14 @@ def rope_phases(
     return Phases(*(part.to(device or positions.device, torch.float32) for part in (angles.cos(), angles.sin())))
 
 
+def shift_phases(frames: int, head_dim: int, device: torch.device) -> Phases:
+    """The phases that move a rotated query or key by `frames` latent frames in time: rotations add up."""
+    time_dim = axis_dims(head_dim)[0]
+    angles = torch.zeros(head_dim // 2, dtype=torch.float64, device=device)
+    angles[: time_dim // 2] = _angles(torch.tensor(frames, device=device), time_dim)
+    return Phases(*(part.to(torch.float32).view(1, 1, 1, -1) for part in (angles.cos(), angles.sin())))
+
+
 def rotate(x: torch.Tensor, phases: Phases) -> torch.Tensor:
     """Turn the channel pairs (0, 1), (2, 3), ... of `x` [B, tokens, heads, head_dim]; same dtype out."""
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)

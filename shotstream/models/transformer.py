@@ -7,6 +7,7 @@ not know what a story is, when caches are filled or how sampling goes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -110,6 +111,7 @@ class Block(nn.Module):
         k = rotate(k, phases)
         if window is not None:
             k, v = window.put(k, v)
+            window.look(q, k)
         x = x + self.self_attn.attend(q, k, v, mask).view_as(x) * gate1
 
         caption_k, caption_v = caption
@@ -239,12 +241,7 @@ class ShotTransformer(ModelMixin, ConfigMixin):
         phases = self.phases(positions, shot_index, latents.shape[-2:], latents.device)
         route = caption_index + torch.arange(batch, device=caption_index.device).unsqueeze(1) * captions
         routed = self.embed_captions(prompt_embeds.flatten(0, 1)).routed(route.flatten())
-        mask = None
-        if frame_mask is not None:
-            rows, columns = self.patch_grid(*latents.shape[-2:])
-            tokens = rows * columns
-            mask = frame_mask.repeat_interleave(tokens, -1).repeat_interleave(tokens, -2)
-            mask = mask.view(-1, 1, *mask.shape[-2:])  # B or 1, any head, queries, keys
+        mask = self._token_mask(frame_mask, latents)
         return self._predict(latents, timestep, routed, phases, mask, [None] * len(self.blocks))
 
     def forward_cached(
@@ -254,14 +251,24 @@ class ShotTransformer(ModelMixin, ConfigMixin):
         captions: Captions,
         phases: Phases,
         windows: Sequence[LayerWindow | JoiningWindow],
+        frame_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Flow [B, F, out_dim, h, w] of the frames `latents` [B, F, C, h, w], which leave their keys and values in
         `windows` (one per layer) and attend to all that these show.
 
         timestep [B or 1, F or 1], on any device; captions: routed, one per run of frames (one an item, or one a
-        frame), the runs of an item together; phases: of exactly these frames.
+        frame), the runs of an item together; phases: of exactly these frames; frame_mask [F, frames in a window] bool,
+        True where a frame (row) may attend to another, None where all may.
         """
-        return self._predict(latents, timestep, captions, phases, None, windows)
+        return self._predict(latents, timestep, captions, phases, self._token_mask(frame_mask, latents), windows)
+
+    def _token_mask(self, frame_mask: torch.Tensor | None, latents: torch.Tensor) -> torch.Tensor | None:
+        """A mask of frames as one of tokens: [B or 1, 1 (any head), queries, keys]."""
+        if frame_mask is None:
+            return None
+        tokens = math.prod(self.patch_grid(*latents.shape[-2:]))
+        mask = frame_mask.repeat_interleave(tokens, -1).repeat_interleave(tokens, -2)
+        return mask.view(-1, 1, *mask.shape[-2:])
 
     def _predict(self, latents, timestep, captions, phases, mask, windows) -> torch.Tensor:
         rows, columns = self.patch_grid(*latents.shape[-2:])

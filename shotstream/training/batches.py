@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from shotstream.context import MAX_CONTEXT_FRAMES
 from shotstream.errors import UserError
-from shotstream.memory import MAX_CONTEXT_FRAMES
 from shotstream.models.rope import Phases
 from shotstream.models.transformer import ShotTransformer
 from shotstream.training.data import EncodedShot, StoryLatents

@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from shotstream.context import sample_context
 from shotstream.errors import UserError
-from shotstream.memory import sample_context
 from shotstream.models.pixel_autoencoder import PixelAutoencoder
 from shotstream.models.vae import VAE
 from shotstream.story import compose_caption

@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from shotstream.memory import MAX_CONTEXT_FRAMES
+from shotstream.context import MAX_CONTEXT_FRAMES
 from shotstream.sampler import Schedule, add_noise
 from shotstream.training.batches import ShotBatch, ShotDealer
 from shotstream.training.dmd import flow_loss

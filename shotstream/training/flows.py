@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from shotstream.memory import MAX_CONTEXT_FRAMES
+from shotstream.context import MAX_CONTEXT_FRAMES
 from shotstream.models.transformer import ShotTransformer
 from shotstream.training.batches import ShotBatch
 

@@ -16,7 +16,8 @@ from peft import LoraConfig
 from peft.tuners.lora import LoraModel
 from torch import Tensor
 
-from shotstream.memory import Memory, ShotMemory, stored_offsets
+from shotstream.context import look_back, stored_offsets
+from shotstream.memory import Memory, ShotMemory
 from shotstream.models.transformer import ShotTransformer
 from shotstream.models.vae import VAE
 from shotstream.training.batches import ShotBatch, ShotDealer
@@ -102,7 +103,7 @@ def looking_back(batch: ShotBatch, memories: list[Memory]) -> ShotBatch:
     """
     if not memories[0].shots:
         return batch
-    context = torch.stack([memory.context()[0] for memory in memories])
+    context = torch.stack([memory.latents_at(look_back(memory.shots)) for memory in memories])
     return replace(batch, context=context.to(batch.context))
 
 
@@ -112,5 +113,5 @@ def remember(vae: VAE, memory: Memory, latents: Tensor) -> Memory:
     frames, _ = vae.decode_step(latents, vae.start_decoding())
     offsets = stored_offsets(memory.num_frames, len(frames))
     kept = vae.encode_frames(frames[list(offsets)]).cpu()
-    shot = ShotMemory("", 0, len(frames), offsets, kept, np.zeros((1, 1, 3), dtype=np.uint8))
+    shot = ShotMemory("", 0, len(frames), offsets, kept, np.zeros((len(offsets), 1, 1, 3), dtype=np.uint8))
     return Memory((*memory.shots, shot))

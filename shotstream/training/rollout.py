@@ -13,7 +13,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from shotstream.memory import MAX_CONTEXT_FRAMES
+from shotstream.context import MAX_CONTEXT_FRAMES
 from shotstream.models.cache import ShotCache
 from shotstream.models.transformer import ShotTransformer
 from shotstream.sampler import Schedule, denoise

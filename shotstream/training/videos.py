@@ -22,9 +22,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from shotstream.context import sample_context
 from shotstream.errors import UserError, telling_lack_of_memory
 from shotstream.media import FilmShot, SegmentEncoder, enlargement, write_film
-from shotstream.memory import sample_context
 from shotstream.models.vae import VAE, WanVAE
 from shotstream.story import compose_caption
 from shotstream.toyworld import world

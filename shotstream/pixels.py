@@ -1,0 +1,57 @@
+"""From latents to pixels, and to what later shots may look back at.
+
+Owns a shot's decoder state and the few frames that are kept of it. Knows neither steps nor caches.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from shotstream.context import stored_offsets
+from shotstream.memory import ShotMemory
+from shotstream.models.model import Model
+from shotstream.plan import Plan
+
+THUMBNAIL_SIZE = (48, 192)  # height, width at most
+
+
+class ShotPixels:
+    """Decodes a shot as it comes and keeps the few frames that later shots may look back at."""
+
+    def __init__(self, model: Model, plan: Plan) -> None:
+        self.model, self.plan = model, plan
+        self.num_frames = model.shot_frames(plan.num_chunks)
+        self.offsets = stored_offsets(plan.request.memory.num_frames, self.num_frames)
+        self.state = model.vae.start_decoding()
+        self.decoded = 0
+        self.kept: list[torch.Tensor] = []  # [3, H, W] each: the decoder's clamped floats, not rounded to 8 bits
+
+    def decode(self, clean: torch.Tensor) -> np.ndarray:
+        """The next latent frames [f, C, h, w] -> [t, H, W, 3] uint8."""
+        frames, self.state = self.model.vae.decode_step(clean, self.state)
+        start, self.decoded = self.decoded, self.decoded + len(frames)
+        self.kept += [frames[offset - start].clone() for offset in self.offsets if start <= offset < self.decoded]
+        return to_uint8(frames)
+
+    def remember(self) -> ShotMemory:
+        request = self.plan.request
+        latents = self.model.vae.encode_frames(torch.stack(self.kept)).to(self.model.dtype).cpu()
+        thumbnails = np.stack([thumbnail(frame) for frame in self.kept])
+        return ShotMemory(request.caption, request.seed, self.num_frames, self.offsets, latents, thumbnails)
+
+
+def to_uint8(frames: torch.Tensor) -> np.ndarray:
+    """[t, 3, H, W] in [-1, 1] -> [t, H, W, 3] uint8."""
+    pixels = (frames.float() * 127.5 + 127.5).round().to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def thumbnail(frame: torch.Tensor) -> np.ndarray:
+    """[3, H, W] in [-1, 1] -> [h, w, 3] uint8 within `THUMBNAIL_SIZE`; small pictures stay as they are."""
+    shrink = min(1.0, *(most / side for most, side in zip(THUMBNAIL_SIZE, frame.shape[-2:], strict=True)))
+    if shrink < 1.0:
+        size = tuple(max(1, round(side * shrink)) for side in frame.shape[-2:])
+        frame = F.interpolate(frame[None].float(), size, mode="area")[0]
+    return to_uint8(frame[None])[0]
