@@ -1,127 +1,293 @@
-"""A session's film: which shot is made next, what is in the can, what the film remembers.
+"""A session's films: which shot is made next, what is in the can, what the film remembers.
 
-Owns the queue of prompts, the takes and the memory; their footage lies on a `Reel`. Knows no page, no clock and no
-weights: shots come from a backend, segments leave through `next_segment`, and whoever shows them decides when. One
-thread makes shots (`shoot_next`); any other may queue, stop, read or export at any time.
+Owns the queue of prompts, the tree of takes, and where in it the film ends; footage lies on a `Reel`. Knows no page, no
+clock and no weights: shots come from a backend (`shooting`), segments leave through `next_segment`, and whoever shows
+them decides when. One thread makes shots (`shoot_next`); any other may direct at any time.
 
-What was shown is the film. Footage runs ahead of the viewer by at most one shot; what a stop catches unshown is dropped
-as if it had never been made, so that film, memory and timeline always agree with what was seen.
+What was shown is the film. Footage runs ahead of the viewer by at most one shot; what a cut, a stop or a jump to
+another take catches unshown is dropped as if it had never been made, so that film, memory and timeline always agree
+with what was seen. Every step back is an older memory sent again.
 """
 
 from __future__ import annotations
 
-import logging
+import random
 import secrets
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
-import torch
+import numpy as np
 
+from shotstream.context import DIRECTED, Pick, look_back
 from shotstream.errors import UserError
-from shotstream.events import Chunk, Event, Progress, ShotDone, ShotRequest
-from shotstream.media import FilmShot, Segment, still, write_film
+from shotstream.media import FilmShot, Segment, write_film
 from shotstream.memory import Memory
+from shotstream.plan import LONGEST_SHOT
 from shotstream.reel import Reel
-from shotstream.story import clean_prompt, compose_caption
-from shotstream.takes import FilmView, Prompt, Take, look_at
-
-log = logging.getLogger(__name__)
+from shotstream.shooting import ROLL_CHUNKS, Backend, Shooting
+from shotstream.story import clean_prompt
+from shotstream.takes import BEGINNING, Piece, Prompt, Steer, Take, newest_future, path_to, remembered
+from shotstream.views import FilmView, FrameView, queued_views, take_views, tree_views
 
 MAX_WAITING = 20  # prompts
+MAX_TAKES = 200
 MAX_FILM_SECONDS = 600
+ROLL_AHEAD = 2.0  # seconds of footage that nobody has seen yet, below which a shot rolls on
 
 
-class Backend(Protocol):
-    """Where shots come from; see `backends`. `fps` need only be known once a shot was made."""
+class Director(Shooting):
+    """A session's films. `on_change` is called, from any thread, whenever a `view` would differ.
 
-    @property
-    def fps(self) -> int: ...
-
-    def shoot(self, request: ShotRequest) -> Iterator[Event]: ...
-
-
-class Director:
-    """A session's film. `on_change` is called, from any thread, whenever a `view` would differ.
-
-    Its footage is on the disk until `close`. Making one raises UserError if there is no room for that.
+    Footage is on the disk until `close`. Making one raises UserError if there is no room for that. Methods that name a
+    take or a prompt raise UserError if it is gone.
     """
 
     def __init__(self, backend: Backend, on_change: Callable[[], None] = lambda: None) -> None:
-        self._backend = backend
-        self._on_change = on_change
-        self._condition = threading.Condition()
-        self._reel = Reel()
+        super().__init__(backend, Reel(), on_change)
+        self._waiting: list[Prompt] = []
+        self._again: deque[Piece] = deque()  # to be shown once more
         self._closed = False
-        self._waiting: deque[Prompt] = deque()
-        self._takes: list[Take] = []
-        self._making: Take | None = None
-        self._progress: tuple[str, int, int] = ("", 0, 0)
-        self._rate: float | None = None
-        self._message: str | None = None
-        self._past_frames = 0  # shown in earlier films of this session: the stream goes on through all of them
-        self._num_takes = 0
+        self._held = False  # the queue waits for somebody to try again
+        self._rolling = False
+        self._policy = "recent"
+        self._pinned: set[Pick] = set()  # (key of a take, frame) each
+        self._dropped: set[Pick] = set()
+        self._seed = secrets.randbits(62)
+        self._num_keys = 0
+        self._num_shown = 0  # frames, in all films of this session: the stream goes on through all of them
 
-    # What people do
+    # What comes next
 
-    def queue_shot(self, global_caption: str, caption: str) -> None:
-        """Puts a shot at the end of the queue. Raises UserError for a prompt or a queue that is too long, or blank."""
-        prompt = Prompt(
-            clean_prompt(global_caption, "The story") if global_caption.strip() else "",
-            clean_prompt(caption, "The next shot"),
-        )
-        with self._condition:
-            if len(self._waiting) >= MAX_WAITING:
-                raise UserError(f"{MAX_WAITING} shots are waiting already: let some of them play first.")
-            if self._seconds() >= MAX_FILM_SECONDS:
-                raise UserError(f"This film is {MAX_FILM_SECONDS // 60} minutes long: download it and start a new one.")
-            self._waiting.append(prompt)
-            self._message = None
-            self._condition.notify_all()
-        self._on_change()
+    def queue_shot(
+        self, global_caption: str, caption: str, num_chunks: int | None = None, dissolve: bool = False
+    ) -> int:
+        """Puts a shot at the end of the queue; its key. Raises UserError for a prompt or a queue that is too long, a
+        blank prompt, or a length that no shot can have."""
+        if num_chunks is not None and not 1 <= num_chunks <= LONGEST_SHOT:
+            raise UserError(f"A shot has 1 to {LONGEST_SHOT} chunks, not {num_chunks}.")
+        story, words = _clean(global_caption, caption)
+        with self._changing():
+            return self._queue(Prompt(self._new_key(), story, words, num_chunks, dissolve))
+
+    def cast(self, global_caption: str, caption: str, picture: np.ndarray) -> int:
+        """Puts a picture [H, W, 3] uint8 into the film as what the camera already saw, when its turn comes; its key."""
+        story, words = _clean(global_caption, caption)
+        with self._changing():
+            return self._queue(Prompt(self._new_key(), story, words, picture=picture))
+
+    def _queue(self, prompt: Prompt) -> int:
+        if len(self._waiting) >= MAX_WAITING:
+            raise UserError(f"{MAX_WAITING} shots are waiting already: let some of them play first.")
+        if sum(take.seconds for take in self._film()) >= MAX_FILM_SECONDS:
+            raise UserError(f"This film is {MAX_FILM_SECONDS // 60} minutes long: download it and start a new one.")
+        if len(self._takes) >= MAX_TAKES:
+            raise UserError(f"There are {MAX_TAKES} takes already: download your film and start a new one.")
+        self._waiting.append(prompt)
+        self._held, self.message = False, None
+        return prompt.key
+
+    def edit(self, key: int, caption: str) -> None:
+        """Changes a prompt that waits."""
+        words = clean_prompt(caption, "The shot")
+        with self._changing():
+            place = self._place(key)
+            self._waiting[place] = replace(self._waiting[place], caption=words)
+
+    def move(self, key: int, place: int) -> None:
+        """Moves a prompt that waits to another place in the queue, from 0."""
+        with self._changing():
+            prompt = self._waiting.pop(self._place(key))
+            self._waiting.insert(max(0, place), prompt)
+
+    def remove(self, key: int) -> None:
+        """Takes a prompt out of the queue."""
+        with self._changing():
+            del self._waiting[self._place(key)]
+
+    def _place(self, key: int) -> int:
+        for place, prompt in enumerate(self._waiting):
+            if prompt.key == key:
+                return place
+        raise UserError("This shot does not wait any more: it was begun, or removed.")
+
+    def retry(self) -> None:
+        """Goes on with the queue after something went wrong."""
+        with self._changing():
+            self._held, self.message = False, None
+
+    # The running shot
+
+    def cut(self) -> None:
+        """Ends the running shot with the chunk that was shown last; what waits comes next."""
+        with self._changing():
+            self._waiting[:0] = self._drop_unshown(keep_first=True)
+            if self._head:
+                self._head.ended = True
+
+    def steer(self, caption: str) -> None:
+        """Tells the running shot, or the last one, something else from the next chunk on, and gives it time for that.
+
+        Raises UserError if there is no shot, or it is as long as shots can be.
+        """
+        words = clean_prompt(caption, "The new direction")
+        with self._changing():
+            self._waiting[:0] = self._drop_unshown(keep_first=True)
+            take = self._head
+            if take is None or take.prompt.picture is not None or take.lost:
+                raise UserError("There is no shot to steer: make one first.")
+            chunk = max(1, take.num_chunks)
+            if chunk >= LONGEST_SHOT:
+                raise UserError(f"A shot has at most {LONGEST_SHOT} chunks: go on with a new one.")
+            time_for_it = take.prompt.num_chunks or self._usual
+            take.wanted = min(LONGEST_SHOT, max(take.wanted or 0, chunk + time_for_it))
+            take.steers = [*(steer for steer in take.steers if steer.chunk < chunk), Steer(chunk, words)]
+            take.memory, take.stopped, take.ended = None, False, False
+
+    def keep_rolling(self, on: bool) -> None:
+        """Whether a shot goes on by itself for as long as nothing waits."""
+        with self._changing():
+            self._rolling = on
 
     def stop(self) -> None:
         """Empties the queue, ends the running shot at the chunk that was shown last, drops footage nobody saw."""
-        with self._condition:
+        with self._changing():
             self._waiting.clear()
-            self._message = None
-            for take in list(self._takes):
-                unshown = [piece for piece in take.footage if not piece.shown]
-                take.footage = [piece for piece in take.footage if piece.shown]
-                self._reel.drop(unshown)
-                take.stopped |= bool(unshown) or take is self._making
-                if not take.footage:
-                    self._takes.remove(take)
-            self._making = None
-            self._progress = ("", 0, 0)
-            self._condition.notify_all()
-        self._on_change()
+            self._held, self.message = False, None
+            self._drop_unshown()
+            if self._head:
+                self._head.ended = True
+
+    # Steps back and aside
+
+    def retake(self, key: int, caption: str | None = None) -> int:
+        """Queues another take of a shot, with new noise and, if given, other words; its key. The film then goes on from
+        it, what came after the old take stays in the tree."""
+        words = None if caption is None else clean_prompt(caption, "The shot")
+        with self._changing():
+            take = self._seen(key)
+            self._jump()
+            prompt = replace(
+                take.prompt,
+                key=self._new_key(),
+                caption=words or take.prompt.caption,
+                after=take.parent.key if take.parent else BEGINNING,
+            )
+            return self._queue(prompt)
+
+    def rewind(self, key: int) -> None:
+        """The film ends with this take, and goes on from there; `BEGINNING` is before the first."""
+        with self._changing():
+            take = None if key == BEGINNING else self._seen(key)
+            self._jump()
+            self._go_to(take)
+
+    def choose(self, key: int) -> None:
+        """The film is the one that went on from this take last."""
+        with self._changing():
+            take = self._seen(key)
+            self._jump()
+            self._go_to(newest_future(take, self._takes.values()))
+
+    def replay(self, key: int) -> None:
+        """Shows the film once more from this take on."""
+        with self._changing():
+            take = self._find(key)
+            film = self._film()
+            if take not in film:
+                raise UserError("This take is not in the film: choose it first.")
+            later = film[film.index(take) :]
+            self._again = deque(piece for shot in later for piece in shot.footage if piece.shown)
+
+    def _jump(self) -> None:
+        """Before the film goes on from elsewhere: what waits belonged to this one."""
+        self._drop_unshown()
+        self._waiting.clear()
+        self._held, self.message = False, None
+
+    def _go_to(self, take: Take | None) -> None:
+        """Makes `take` the end of the film and shows its last picture again."""
+        self._head = take
+        if take:
+            take.ended = True
+            self._again = deque(take.footage[-1:])
+
+    # Memory
+
+    def remember_by(self, policy: str) -> None:
+        """Chooses how the frames are chosen that the next shot looks back at."""
+        if policy not in DIRECTED:
+            raise UserError(f"A film remembers by {', '.join(DIRECTED)}, not by {policy[:40]!r}.")
+        with self._changing():
+            self._policy = policy
+
+    def pin(self, key: int, frame: int, on: bool = True) -> None:
+        """From now on every shot of the films with this take looks back at this frame of it."""
+        self._mark(self._pinned, key, frame, on)
+
+    def drop(self, key: int, frame: int, on: bool = True) -> None:
+        """From now on no shot looks back at this frame. Raises UserError if it is the last one."""
+        self._mark(self._dropped, key, frame, on)
+
+    def _mark(self, marked: set[Pick], key: int, frame: int, on: bool) -> None:
+        with self._changing():
+            take = self._find(key)
+            if take.memory is None or frame not in take.memory.shots[-1].offsets:
+                raise UserError("The film does not remember this frame.")
+            marked -= {(key, frame)}
+            marked |= {(key, frame)} if on else set()
+            if all((t.key, o) in self._dropped for t in self._film() if t.memory for o in t.memory.shots[-1].offsets):
+                marked.discard((key, frame))
+                raise UserError("This is the last frame that the next shot can look back at: keep it.")
+
+    def weigh_attention(self, on: bool) -> None:
+        """Whether shots tell how much attention the frames that they looked back at got."""
+        with self._changing():
+            self._weighs = on
+
+    def _picks(self, head: Take | None, caption: str) -> tuple[Pick, ...] | None:
+        """What a shot after `head` looks back at, None for a first shot."""
+        closed = [take for take in path_to(head) if take.memory]
+        if not closed:
+            return None
+        number = {take.key: place for place, take in enumerate(closed)}
+        pinned, dropped = (
+            [(number[key], frame) for key, frame in sorted(marked) if key in number]
+            for marked in (self._pinned, self._dropped)
+        )
+        shots = closed[-1].memory.shots
+        if len(dropped) == sum(len(shot.offsets) for shot in shots):
+            dropped = []  # all that this film has was dropped in a longer one
+        return look_back(shots, caption, self._policy, pinned, dropped)
+
+    # All of it
 
     def new_film(self) -> None:
-        """Forgets everything: an empty film with an empty memory."""
-        with self._condition:
-            self.stop()
-            self._past_frames += sum(take.num_frames for take in self._takes)
-            for take in self._takes:
-                self._reel.drop(take.footage)
-            self._takes.clear()
-            self._rate = None
-        self._on_change()
+        """Forgets everything: an empty film with an empty memory, the same switches."""
+        with self._changing():
+            self._drop_unshown()
+            self._forget()
+            self._seed = secrets.randbits(62)
 
     def close(self) -> None:
-        """Ends the film for good: `shoot_next` returns, the footage is deleted. May be called twice."""
-        with self._condition:
-            self.stop()
+        """Ends the session for good: `shoot_next` returns, the footage is deleted. May be called twice."""
+        with self._changing():
+            self._interrupt()
             self._closed = True
-            self._takes.clear()
+            self._forget()
             self._reel.close()
-            self._condition.notify_all()
-        self._on_change()
+
+    def _forget(self) -> None:
+        for take in self._takes.values():
+            self._reel.drop(take.footage)
+        self._waiting.clear()
+        self._takes.clear()
+        self._again.clear()
+        self._pinned.clear()
+        self._dropped.clear()
+        self._head = None
+        self._held, self.message, self.timing = False, None, None
 
     # What is seen
 
@@ -131,162 +297,259 @@ class Director:
 
     @property
     def memory(self) -> Memory:
-        """What the film remembers: that of its last finished take."""
+        """What the film remembers: that of its last closed take."""
         with self._condition:
-            return next((take.memory for take in reversed(self._takes) if take.memory), Memory())
+            return remembered(self._head)
 
     def view(self) -> FilmView:
-        """The film as it is now."""
+        """Everything as it is now."""
         with self._condition:
-            waiting = tuple(prompt.caption for prompt in self._waiting)
-            return look_at(self._takes, self._making, waiting, self._progress, self._rate, self._message)
+            film, takes = self._film(), list(self._takes.values())
+            tree = tree_views(takes, self._head)
+            stage, chunk, num_chunks = self._progress
+            timing = self.timing
+            return FilmView(
+                takes=take_views(film, takes, self._making),
+                waiting=queued_views(self._waiting),
+                tree=tree,
+                frames=self._frame_views(film),
+                stage=stage,
+                chunk=chunk,
+                num_chunks=num_chunks,
+                fps=timing and timing.fps,
+                first_chunk=timing and timing.first_chunk,
+                seconds=dict(timing.seconds) if timing else {},
+                message=self.message,
+                held=self._held,
+                rolling=self._rolling,
+                playing=self._making is not None or self._unshown() is not None,
+                policy=self._policy,
+                weighing=self._weighs,
+                branched=any(node.lane for node in tree),
+            )
+
+    def _frame_views(self, film: list[Take]) -> tuple[FrameView, ...]:
+        closed = [take for take in film if take.memory]
+        if not closed:
+            return ()
+        caption = self._waiting[0].caption if self._waiting else ""
+        picks = {(closed[shot].key, frame) for shot, frame in self._picks(self._head, caption)}
+        looked: dict[Pick, float] = {}
+        if closed[-1].attention and closed[-1].picks:
+            for (shot, frame), share in zip(closed[-1].picks, closed[-1].attention, strict=True):
+                looked[closed[shot].key, frame] = looked.get((closed[shot].key, frame), 0.0) + share
+        views = []
+        for number, take in enumerate(film, start=1):
+            for frame in take.memory.shots[-1].offsets if take.memory else ():
+                mark = take.key, frame
+                if mark in picks or mark in self._dropped or mark in looked:
+                    views.append(
+                        FrameView(
+                            key=take.key,
+                            offset=frame,
+                            number=number,
+                            seconds=frame / self._backend.fps,
+                            next=mark in picks,
+                            pinned=mark in self._pinned,
+                            dropped=mark in self._dropped,
+                            attention=looked.get(mark),
+                        )
+                    )
+        return tuple(views)
 
     def still(self, key: int) -> bytes | None:
         """A small picture (PNG) of the take with that key; None if there is none."""
         with self._condition:
-            return next((take.still for take in self._takes if take.key == key and take.still), None)
+            take = self._takes.get(key)
+            return take.still if take and take.still else None
+
+    def remembered_frame(self, key: int, frame: int) -> np.ndarray | None:
+        """A small picture [H, W, 3] uint8 of a frame that the film remembers; None if it does not."""
+        with self._condition:
+            take = self._takes.get(key)
+            shot = take.memory.shots[-1] if take and take.memory else None
+            return shot.thumbnails[shot.offsets.index(frame)] if shot and frame in shot.offsets else None
 
     def has_unshown(self) -> bool:
         with self._condition:
-            return any(not piece.shown for take in self._takes for piece in take.footage)
+            return bool(self._again) or self._unshown() is not None
 
     def next_segment(self) -> Segment | None:
-        """The next segment of the film, from now on counted as shown; None if there is none yet."""
+        """The next segment to be shown, from now on counted as shown, with timestamps that go on from the one before;
+        None if there is none yet."""
         with self._condition:
-            for piece in (piece for take in self._takes for piece in take.footage if not piece.shown):
-                segment = self._reel.load(piece)
-                piece.shown = True
-                self._condition.notify_all()
-                return segment
-        return None
+            piece = self._again.popleft() if self._again else self._unshown()
+            if piece is None:
+                return None
+            segment = self._reel.load(piece, self._num_shown)
+            self._num_shown += segment.num_frames
+            piece.shown = True
+            self._condition.notify_all()
+            return segment
 
     def export(self, path: Path) -> int:
-        """Writes the film so far as an MP4 whose chapters are the shots; the number of frames. Raises UserError."""
-        with self._condition:
-            shots = [
-                FilmShot(take.prompt.caption, [self._reel.load(piece).data for piece in take.footage])
-                for take in self._takes
-            ]
-        return write_film(path, shots, self._backend.fps if shots else 1)
+        """Writes the film as an MP4 whose chapters are the shots; the number of frames. Raises UserError."""
+        return write_film(path, self._film_shots(self._film()), self._backend.fps)
 
-    # What makes it
+    def export_take(self, key: int, path: Path) -> int:
+        """Writes one take as an MP4; the number of frames. Raises UserError."""
+        with self._condition:
+            take = self._find(key)
+        return write_film(path, self._film_shots([take]), self._backend.fps)
+
+    def _film_shots(self, takes: list[Take]) -> list[FilmShot]:
+        with self._condition:
+            return [
+                FilmShot(take.prompt.caption, [self._reel.load(piece).data for piece in take.footage])
+                for take in takes
+                if take.footage
+            ]
+
+    # What is made next
 
     def shoot_next(self) -> bool:
-        """Waits for a prompt (and for the viewer, if footage lies unshown) and makes its shot; False when closed.
+        """Waits for work (and for the viewer, if a whole shot lies unshown) and does one piece of it; False when
+        closed.
 
-        What goes wrong with a shot becomes the film's message, and the queue behind it is dropped: those shots would
-        not mean what was meant. The film so far stays.
+        What goes wrong with a shot becomes the film's message, and the queue behind it is held: those shots may not
+        mean any more what was meant. The film so far stays.
         """
         with self._condition:
-            self._condition.wait_for(lambda: self._closed or (self._waiting and not self._unshown_shots()))
+            self._condition.wait_for(lambda: self._closed or self._next_work())
             if self._closed:
                 return False
-            self._num_takes += 1
-            take = Take(self._num_takes, self._waiting.popleft(), secrets.randbits(31))
-            request = self._request(take)
-            self._takes.append(take)
-            self._making = take
-            self._progress = ("turn", 0, 0)
-        self._on_change()
-        try:
-            self._make(take, request)
-        except UserError as error:
-            self._fail(take, str(error))
-        except Exception as error:  # a bug, or no memory: it costs one shot, not the session
-            log.exception("a shot failed")
-            self._fail(take, f"The shot failed ({type(error).__name__}): try it again, the film so far is kept.")
+            work = self._next_work()
+        work()
         return True
 
-    def _request(self, take: Take) -> ShotRequest:
-        memory = self.memory
-        caption = compose_caption(take.prompt.global_caption, len(memory.shots), take.prompt.caption)
-        return ShotRequest(caption=caption, memory=memory, seed=take.seed)
+    def _next_work(self) -> Callable[[], None] | None:
+        head = self._head
+        if head and not head.lost:
+            if head.unfinished:
+                return lambda: self._continue(head)
+            unweighed = self._weighs and head.attention is None and head.picks is not None and head.footage
+            if head.memory is None or (unweighed and not self._waiting):
+                return lambda: self._close(head)
+        if self._waiting and not self._held and not self._shot_ahead():
+            return self._begin
+        if self._rolls_on(head):
+            return lambda: self._roll_on(head)
+        return None
 
-    def _make(self, take: Take, request: ShotRequest) -> None:
-        started = time.monotonic()
-        latents: list[torch.Tensor] = []
-        with closing(self._backend.shoot(request)) as events:
-            for event in events:
-                if self._making is not take:
-                    break
-                match event:
-                    case Progress(stage="load" | "turn"):
-                        started = time.monotonic()
-                        self._report(take, event.stage, 0, take.num_chunks)
-                    case Progress():
-                        self._report(take, event.stage, event.chunk + 1, take.num_chunks)
-                    case Chunk():
-                        latents.append(event.latents)
-                        self._file(take, event, started)
-                    case ShotDone() if self._finish(take, event.memory, started):
-                        return
-        self._remember_stopped(take, request, latents)
+    def _begin(self) -> None:
+        """Turns the first prompt that waits into a take."""
+        with self._condition:
+            if self._next_work() != self._begin:
+                return  # something was directed at this very moment
+            prompt = self._waiting.pop(0)
+            if prompt.after is not None:
+                self._head = None if prompt.after == BEGINNING else self._takes[prompt.after]
+            take = Take(prompt, self._head, random.Random(f"{self._seed}/{prompt.key}").getrandbits(31))
+            take.picks = self._picks(self._head, prompt.caption)
+            self._takes[take.key] = take
+            self._head = take
+        self._continue(take)
 
-    def _remember_stopped(self, take: Take, request: ShotRequest, latents: list[torch.Tensor]) -> None:
-        """Has the engine close a stopped shot after the chunks that were shown, so that later shots remember those."""
-        with self._condition:
-            num_chunks = len(take.footage) if take in self._takes else 0
-        if not num_chunks:
-            return
-        short = replace(request, prefix=torch.cat(latents[:num_chunks]), num_chunks=num_chunks)
-        with closing(self._backend.shoot(short)) as events:
-            for event in events:
-                if isinstance(event, ShotDone):
-                    with self._condition:
-                        take.memory = event.memory
+    def _rolls_on(self, head: Take | None) -> bool:
+        return bool(
+            self._rolling
+            and not self._waiting
+            and head
+            and head.footage
+            and not head.ended
+            and not head.stopped
+            and not head.lost
+            and head.num_chunks < LONGEST_SHOT
+            and sum(piece.duration for piece in head.footage if not piece.shown) < ROLL_AHEAD
+        )
 
-    def _file(self, take: Take, chunk: Chunk, started: float) -> None:
-        """Encodes a chunk and adds it to the take, unless it was stopped meanwhile."""
+    def _roll_on(self, head: Take) -> None:
         with self._condition:
-            # a stop may have dropped footage: the timeline goes on where the kept film ends
-            first_frame = self._past_frames + sum(other.num_frames for other in self._takes)
-        segment = self._reel.encode(chunk.frames, self._backend.fps, first_frame)
-        with self._condition:
-            if self._making is not take:
+            if not self._rolls_on(head):
                 return
-            take.footage.append(self._reel.keep(segment))
-            take.num_chunks = chunk.num_chunks
-            if not take.still:
-                take.still = still(chunk.frames[-1])
-            self._rate = take.num_frames / max(time.monotonic() - started, 1e-6)
-            self._progress = ("denoise", min(chunk.index + 2, chunk.num_chunks), chunk.num_chunks)
-        self._on_change()
+            head.wanted = min(LONGEST_SHOT, head.num_chunks + ROLL_CHUNKS)
+            head.memory = None
+        self._continue(head)
 
-    def _report(self, take: Take, stage: str, chunk: int, num_chunks: int) -> None:
-        with self._condition:
-            if self._making is not take or self._progress == (stage, chunk, num_chunks):
-                return
-            self._progress = (stage, chunk, num_chunks)
-        self._on_change()
+    def _failed(self, take: Take) -> None:
+        """A shot that came to nothing waits again."""
+        self._held = True
+        if not take.footage:
+            self._remove(take)
+            self._waiting.insert(0, replace(take.prompt, after=None))  # the film ends where it would go on
 
-    def _finish(self, take: Take, memory: Memory, started: float) -> bool:
-        """Closes a take, unless it was stopped at the last moment."""
-        with self._condition:
-            if self._making is not take:
-                return False
-            take.memory = memory
-            self._rate = take.num_frames / max(time.monotonic() - started, 1e-6)
-            self._making = None
-            self._progress = ("", 0, 0)
-        self._on_change()
-        return True
+    # What is in the can
 
-    def _fail(self, take: Take, message: str) -> None:
-        with self._condition:
-            if self._making is not take:
-                return  # stopped: nobody waits for it
-            self._waiting.clear()
-            self._message = message
-            take.stopped = True
-            self._making = None
-            self._progress = ("", 0, 0)
-            if not take.footage:
-                self._takes.remove(take)
-        self._on_change()
+    def _film(self) -> list[Take]:
+        return path_to(self._head)
 
-    def _seconds(self) -> float:
-        return sum(take.seconds for take in self._takes)
+    def _find(self, key: int) -> Take:
+        if key not in self._takes:
+            raise UserError("This take is gone.")
+        return self._takes[key]
 
-    def _unshown_shots(self) -> bool:
-        """Is a whole shot ahead of the viewer? Then the next one can wait, and a stop wastes less."""
-        return bool(self._takes) and bool(self._takes[-1].footage) and not self._takes[-1].footage[0].shown
+    def _seen(self, key: int) -> Take:
+        """A take that stays, whatever is dropped. Raises UserError if nobody saw it yet."""
+        take = self._find(key)
+        for shot in path_to(take):
+            cast = shot.prompt.picture is not None and shot.memory
+            if not cast and not any(piece.shown for piece in shot.footage):
+                raise UserError("This shot was not on the screen yet: wait for it.")
+        return take
+
+    def _new_key(self) -> int:
+        self._num_keys += 1
+        return self._num_keys
+
+    def _pieces(self) -> Iterator[Piece]:
+        return (piece for take in self._film() for piece in take.footage)
+
+    def _unshown(self) -> Piece | None:
+        return next((piece for piece in self._pieces() if not piece.shown), None)
+
+    def _shot_ahead(self) -> bool:
+        """Is a whole shot ahead of the viewer? Then the next one can wait, and a cut wastes less."""
+        return bool(self._head and self._head.footage and not self._head.footage[0].shown)
+
+    def _drop_unshown(self, keep_first: bool = False) -> list[Prompt]:
+        """Ends all that is being made and drops what nobody saw; the prompts of shots that thereby never were.
+
+        With `keep_first` the first shot that was not shown to its end keeps at least one chunk, or goes on to make it.
+        """
+        self._interrupt()
+        self._again.clear()
+        undone: list[Prompt] = []
+        for take in self._film():
+            if undone:
+                undone.append(take.prompt)
+                self._remove(take)
+                continue
+            shown = sum(piece.shown for piece in take.footage)
+            if shown == len(take.footage) and not take.unfinished:
+                continue
+            if not shown and not keep_first:
+                undone.append(take.prompt)
+                self._remove(take)
+                continue
+            kept, keep_first = max(1, shown), False
+            self._shorten(take, kept)
+        return undone
+
+    def _shorten(self, take: Take, chunks: int) -> None:
+        self._reel.drop(take.footage[chunks:])
+        take.stopped |= take.wanted is None or take.wanted > chunks
+        del take.footage[chunks:]
+        take.steers = [steer for steer in take.steers if steer.chunk < chunks]
+        take.wanted, take.memory, take.attention = chunks, None, None
+
+    def _remove(self, take: Take) -> None:
+        """A take that never was; the film ends before it."""
+        self._reel.drop(take.footage)
+        self._takes.pop(take.key, None)
+        if take in self._film():
+            self._head = take.parent
+
+
+def _clean(global_caption: str, caption: str) -> tuple[str, str]:
+    story = clean_prompt(global_caption, "The story") if global_caption.strip() else ""
+    return story, clean_prompt(caption, "The next shot")

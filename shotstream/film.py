@@ -1,7 +1,7 @@
-"""`film`: a story file in, an MP4 out.
+"""`film`: a story file in, an MP4 out; or a film file in, and the same film again.
 
-Owns the order of a film made in one go: check every input, shoot shot after shot, keep what was made whatever happens.
-Knows the engine only by its events and files only through `footage`.
+Owns the order of a film made in one go: check every input, shoot shot after shot as a note says, keep what was made
+whatever happens. Knows the engine only by its events and files only through `footage` and `media`.
 """
 
 from __future__ import annotations
@@ -11,26 +11,34 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shotstream.arguments import MAX_SEED, add_model_arguments, load_model, whole_number
 from shotstream.errors import UserError
+from shotstream.note import FilmNote, ShotNote
+from shotstream.provenance import read_note
 from shotstream.story import Story, read_story
 
 if TYPE_CHECKING:
+    import torch
+
     from shotstream.engine import Engine
-    from shotstream.events import Event
+    from shotstream.events import Event, ShotRequest
     from shotstream.footage import Footage, FrameFolder
     from shotstream.models.weights import Model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("story", type=Path, help='JSON file: {"global_caption": "...", "shot1": "...", ...}')
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("story", type=Path, nargs="?", help='JSON file: {"global_caption": "...", "shot1": "...", ...}')
+    source.add_argument("--from", dest="film", type=Path, metavar="FILM", help="make the film of this file again")
     parser.add_argument("-o", "--output", type=Path, default=Path("film.mp4"), help="(default: film.mp4)")
     parser.add_argument("--frames", type=Path, metavar="DIR", help="also write every frame as a PNG into this folder")
-    parser.add_argument("--seed", type=whole_number(0, MAX_SEED), default=0, help="(default: 0)")
+    parser.add_argument("--captions", action="store_true", help="also write the captions beside it, as film.vtt")
+    parser.add_argument("--storyboard", action="store_true", help="also write a picture of every shot, as film.png")
+    parser.add_argument("--seed", type=whole_number(0, MAX_SEED), help="(default: 0)")
     parser.add_argument("--chunks", type=whole_number(1, 1000), help="chunks a shot (default: the model's)")
     parser.add_argument(
         "--quality",
@@ -42,9 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    story = read_story(args.story)
-    if story.warning:
-        print(f"Note: {story.warning}", file=sys.stderr)
+    story = _read_story(args.story) if args.story else None
+    note = None if story else _read_note(args)
 
     from shotstream.footage import Footage, FrameFolder  # not at the top: a bad story is told at once
 
@@ -53,39 +60,76 @@ def run(args: argparse.Namespace) -> int:
         started = time.perf_counter()
         model = load_model(args)
         print(f"{model.name} on {model.device}, loaded in {time.perf_counter() - started:.1f} s")
-        _tell_cut_captions(story, model)
+        if story:
+            note = plan_film(story, model, args.seed or 0, args.chunks)
+        elif note.model != _name(model):
+            print(f"Note: {args.film} was made by {note.model}, not {_name(model)}: it will differ.", file=sys.stderr)
+        note = replace(note, model=_name(model), fps=model.fps)
+        _tell_cut_captions(note, model)
         try:
-            clock = _shoot(story, model, footage, frames, args.seed, args.chunks)
-            footage.finish(model.fps)
+            clock = _shoot(note, model, footage, frames)
+            footage.finish(model.fps, note)
         except KeyboardInterrupt:
-            print(f"Stopped. {footage.keep(model.fps)}", file=sys.stderr)
+            print(f"Stopped. {footage.keep(model.fps, note)}", file=sys.stderr)
             return 130
         except UserError as error:
-            raise UserError(f"{error} {footage.keep(model.fps)}") from error
+            raise UserError(f"{error} {footage.keep(model.fps, note)}") from error
         except BaseException:  # a bug or lack of memory is told as it is, but the film so far is not lost
-            print(footage.keep(model.fps), file=sys.stderr)
+            print(footage.keep(model.fps, note), file=sys.stderr)
             raise
-    shots = "1 shot" if len(story.shots) == 1 else f"{len(story.shots)} shots"
+        _write_beside(args, footage, model.fps)
+    shots = "1 shot" if len(note.shots) == 1 else f"{len(note.shots)} shots"
     print(f"{args.output}: {shots}, {clock.frames} frames, {clock.frames / model.fps:.1f} s")
     print(clock.report())
     return 0
 
 
-def shoot_story(engine: Engine, captions: Sequence[str], seed: int, num_chunks: int | None) -> Iterator[Event]:
-    """Shoots composed captions one after the other, each shot remembering those before: all events in order.
+def plan_film(story: Story, model: Model, seed: int, num_chunks: int | None) -> FilmNote:
+    """The note of a film that is yet to be made. Shot i is seeded with `seed + i`; the engine's noise for neighbouring
+    seeds has nothing in common."""
+    shots = (
+        ShotNote(shot.caption, story.global_caption, seed + index, num_chunks or model.default_chunks)
+        for index, shot in enumerate(story.shots)
+    )
+    return FilmNote(_name(model), model.fps, model.width, model.height, tuple(shots))
 
-    Shot i is seeded with `seed + i`; the engine's noise for neighbouring seeds has nothing in common.
-    """
+
+def shoot_film(engine: Engine, note: FilmNote) -> Iterator[Event]:
+    """Shoots the shots of a note one after the other, each remembering those before: all events in order. Dissolves
+    are not in them: they are made of pictures."""
     from shotstream.events import ShotDone, ShotRequest
     from shotstream.memory import Memory
 
     memory = Memory()
-    for index, caption in enumerate(captions):
-        request = ShotRequest(caption, memory, seed + index, num_chunks)
-        for event in engine.shoot(request):
+    for index, shot in enumerate(note.shots):
+        caption, *later = shot.captions(index)
+        request = ShotRequest(caption, memory, shot.seed, shot.num_chunks, height=note.height, width=note.width)
+        if shot.picks is not None:
+            request = replace(request, picks=shot.picks)
+        turns = [(steer.chunk, told) for steer, told in zip(shot.steers, later, strict=True)]
+        for event in shoot_steered(engine, request, turns):
             if isinstance(event, ShotDone):
                 memory = event.memory
             yield event
+
+
+def shoot_steered(engine: Engine, request: ShotRequest, turns: Sequence[tuple[int, str]]) -> Iterator[Event]:
+    """One shot, told another caption from each of `turns` (a chunk, a composed caption) on: the rest of it is asked
+    for anew, beginning with what is there."""
+    import torch
+
+    from shotstream.events import Chunk
+
+    made: list[torch.Tensor] = []
+    for chunk, caption in [*turns, (None, "")]:
+        events = engine.shoot(request)
+        for event in events:
+            yield event
+            if isinstance(event, Chunk):
+                made.append(event.latents)
+                if len(made) == chunk:
+                    events.close()
+                    request = replace(request, caption=caption, prefix=torch.cat(made))
 
 
 @dataclass
@@ -116,42 +160,75 @@ class Clock:
         )
 
 
-def _tell_cut_captions(story: Story, model: Model) -> None:
-    for number, caption in enumerate(story.captions, start=1):
-        used, limit = model.text.count_tokens(caption)
-        if used > limit:
-            print(f"Note: shot {number} has {used} tokens, of which the first {limit} are used.", file=sys.stderr)
+def _read_story(path: Path) -> Story:
+    story = read_story(path)
+    if story.warning:
+        print(f"Note: {story.warning}", file=sys.stderr)
+    return story
 
 
-def _shoot(
-    story: Story, model: Model, footage: Footage, frames: FrameFolder | None, seed: int, num_chunks: int | None
-) -> Clock:
+def _read_note(args: argparse.Namespace) -> FilmNote:
+    if args.seed is not None or args.chunks is not None:
+        raise UserError("Seeds and chunks are in the film's own note: leave out --seed and --chunks.")
+    note = read_note(args.film)
+    if note.cast:
+        raise UserError(f"{args.film} cannot be made again: it was made from pictures that its note does not hold.")
+    return note
+
+
+def _name(model: Model) -> str:
+    """Which model a note names: a teacher makes other pictures than its student."""
+    return model.name if model.guidance is None else f"{model.name} (teacher)"
+
+
+def _tell_cut_captions(note: FilmNote, model: Model) -> None:
+    for index, shot in enumerate(note.shots):
+        for caption in shot.captions(index):
+            used, limit = model.text.count_tokens(caption)
+            if used > limit:
+                print(
+                    f"Note: shot {index + 1} has {used} tokens, of which the first {limit} are used.", file=sys.stderr
+                )
+
+
+def _write_beside(args: argparse.Namespace, footage: Footage, fps: int) -> None:
+    from shotstream.media import storyboard, webvtt
+
+    if args.captions:
+        args.output.with_suffix(".vtt").write_text(webvtt(footage.shots(), fps), encoding="utf-8")
+    if args.storyboard:
+        args.output.with_suffix(".png").write_bytes(storyboard(footage.shots()))
+
+
+def _shoot(note: FilmNote, model: Model, footage: Footage, frames: FrameFolder | None) -> Clock:
     from tqdm import tqdm
 
     from shotstream.engine import Engine
     from shotstream.events import Chunk, ShotDone
-    from shotstream.media import SegmentEncoder, enlargement
+    from shotstream.media import SegmentEncoder, dissolve, enlargement
 
-    engine, encoder, shot = Engine(model), None, 0
+    encoder = SegmentEncoder(note.width, note.height, model.fps, enlargement(note.width, note.height))
+    engine = Engine(model)
     clock = Clock()
-    total = (num_chunks or model.default_chunks) * len(story.shots)
-    with tqdm(total=total, unit="chunk", desc="shot 1") as bar:
-        for event in shoot_story(engine, story.captions, seed, num_chunks):
+    number, start, before, last = 0, 0, None, None  # start: frames of the shot so far; before: what it fades in from
+    with tqdm(total=sum(shot.num_chunks for shot in note.shots), unit="chunk", desc="shot 1") as bar:
+        for event in shoot_film(engine, note):
             if isinstance(event, Chunk):
-                if encoder is None:
-                    height, width = event.frames.shape[1:3]
-                    encoder = SegmentEncoder(width, height, model.fps, enlargement(width, height))
                 if event.index == 0:
-                    bar.set_description(f"shot {shot + 1}")
-                    footage.begin_shot(story.shots[shot].caption)
-                footage.add(encoder.encode(event.frames))
-                clock.chunk_encoded(event.index, len(event.frames))
+                    shot = note.shots[number]
+                    start, before = 0, last if shot.dissolve else None
+                    bar.set_description(f"shot {number + 1}")
+                    footage.begin_shot(shot.caption)
+                pictures = event.frames if before is None else dissolve(before, event.frames, start)
+                start, last = start + len(pictures), pictures[-1]
+                footage.add(encoder.encode(pictures))
+                clock.chunk_encoded(event.index, len(pictures))
                 bar.update()
                 if frames is not None:
-                    before = time.perf_counter()
-                    frames.add(event.frames)
-                    clock.aside += time.perf_counter() - before
+                    earlier = time.perf_counter()
+                    frames.add(pictures)
+                    clock.aside += time.perf_counter() - earlier
             elif isinstance(event, ShotDone):
-                shot += 1
+                number += 1
                 clock.shot_done()
     return clock

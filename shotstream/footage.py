@@ -17,6 +17,7 @@ import numpy as np
 
 from shotstream.errors import UserError
 from shotstream.media import FilmShot, Segment, encode_png, write_film
+from shotstream.note import FilmNote
 
 
 class Footage:
@@ -64,22 +65,26 @@ class Footage:
         self._shots[-1][1].append(len(segment.data))
         self.num_frames += segment.num_frames
 
-    def finish(self, fps: int) -> None:
-        """Writes `output`, with a chapter a shot. Raises UserError if that fails."""
-        write_film(self.output, self._film_shots(), fps)
+    def finish(self, fps: int, note: FilmNote | None = None) -> None:
+        """Writes `output`, with a chapter a shot and the note, if any. Raises UserError if that fails."""
+        write_film(self.output, self.shots(), fps, note)
 
-    def keep(self, fps: int) -> str:
-        """Saves what there is after a failure, as an MP4 or else as the bare stream, and says so in one sentence."""
+    def keep(self, fps: int, note: FilmNote | None = None) -> str:
+        """Saves what there is after a failure, as an MP4 or else as the bare stream, and says so in one sentence.
+
+        The `note` is that of the whole film; every segment is a chunk of it.
+        """
         if not self.num_frames:
             return "No film was made."
         try:
-            self.finish(fps)
+            self.finish(fps, note and note.so_far([len(sizes) for _, sizes in self._shots]))
             return f"The film so far ({self.num_frames} frames) is in {self.output}."
         except UserError:
             self._keep_stream = True
             return f"The film so far ({self.num_frames} frames) is in {self._stream_path}."
 
-    def _film_shots(self) -> Iterator[FilmShot]:
+    def shots(self) -> Iterator[FilmShot]:
+        """What there is so far, shot by shot."""
         self._stream.seek(0)
         for caption, sizes in self._shots:
             yield FilmShot(caption, [self._stream.read(size) for size in sizes])

@@ -1,7 +1,8 @@
-"""Pixels into film: frames -> H.264 segments for the live stream, segments -> one MP4 with chapters.
+"""Pixels into film: frames -> H.264 segments for the live stream, segments -> one MP4 with chapters and subtitles.
 
-Owns codec settings, timestamps, the enlarging of small pictures and the film file. Knows no model, no session and no
-page. Everything goes through PyAV, so no ffmpeg program is needed.
+Owns codec settings, timestamps, the enlarging of small pictures, dissolves and the film file; what a film says of
+itself, how captions become subtitles and what a storyboard looks like are other modules'. Knows no model, no session
+and no page. Everything goes through PyAV, so no ffmpeg program is needed.
 
 A segment can be played on its own (it opens with an IDR frame and carries its own parameter sets) and has no B-frames,
 so that a frame is out as soon as it is in. A film is remuxed from segments: nothing is encoded, let alone generated,
@@ -11,6 +12,7 @@ a second time.
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -20,10 +22,31 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.stream import Disposition
 from av.video.reformatter import ColorRange, Colorspace
 from PIL import Image
 
+from shotstream import captions, provenance
+from shotstream.captions import Cue
 from shotstream.errors import UserError
+from shotstream.note import FilmNote
+from shotstream.provenance import read_note
+from shotstream.storyboard import draw_sheet
+
+__all__ = [
+    "FilmShot",
+    "Segment",
+    "SegmentEncoder",
+    "dissolve",
+    "encode_png",
+    "enlarge",
+    "enlargement",
+    "read_note",
+    "still",
+    "storyboard",
+    "webvtt",
+    "write_film",
+]
 
 LARGEST_PICTURE = (832, 512)  # width, height up to which small pictures are enlarged
 MPEG_TS_CLOCK = 90_000  # ticks a second
@@ -117,6 +140,13 @@ def encode_png(frame: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def encode_jpeg(frame: np.ndarray) -> bytes:
+    """frame [H, W, 3] uint8 -> JPEG bytes."""
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, format="JPEG", quality=90, subsampling=0)
+    return buffer.getvalue()
+
+
 def still(frame: np.ndarray, max_height: int = 120) -> bytes:
     """frame [H, W, 3] uint8 -> PNG bytes of a small picture: at most `max_height` rows, small frames as they are."""
     height, width = frame.shape[:2]
@@ -126,17 +156,52 @@ def still(frame: np.ndarray, max_height: int = 120) -> bytes:
     return encode_png(frame)
 
 
-def write_film(path: str | Path, shots: Iterable[FilmShot], fps: int) -> int:
-    """Remux shots into a faststart MP4 whose chapters are the shots, titled by their captions; the number of frames.
+def dissolve(last: np.ndarray, frames: np.ndarray, start: int = 0, length: int = 8) -> np.ndarray:
+    """Frames [t, H, W, 3] uint8 of a shot whose first `length` fade in from `last` [H, W, 3], the picture before it;
+    `start`: the number of the first of `frames` inside the shot. Whole numbers, so the same on every machine."""
+    faded = frames.copy()
+    for index in range(min(len(frames), max(0, length - start))):
+        new = start + index + 1  # parts of `length` + 1
+        mixed = frames[index].astype(np.uint32) * new + last.astype(np.uint32) * (length + 1 - new)
+        faded[index] = (mixed + (length + 1) // 2) // (length + 1)
+    return faded
+
+
+def webvtt(shots: Iterable[FilmShot], fps: int) -> str:
+    """The captions of a film as a WebVTT file, timed by the frames of its shots."""
+    return captions.webvtt(_plan(shots)[0], fps)
+
+
+def storyboard(shots: Iterable[FilmShot]) -> bytes:
+    """PNG bytes of a sheet: the middle frame of every shot, its number and its caption. Raises UserError if there is
+    no frame."""
+    pieces = ((shot.caption, list(shot.segments)) for shot in shots)
+    return draw_sheet([(middle_frame(segments), caption) for caption, segments in pieces if segments])
+
+
+def middle_frame(segments: list[bytes]) -> np.ndarray:
+    """[H, W, 3] uint8: that of a shot's segments, none of which is without frames. Only one of them is decoded."""
+    counts = [sum(1 for _ in _packets(segment)) for segment in segments]
+    ends = np.cumsum(counts)
+    middle = int(ends[-1]) // 2
+    which = int(np.searchsorted(ends, middle, side="right"))
+    with av.open(io.BytesIO(segments[which]), format="mpegts") as container:
+        frames = container.decode(video=0)
+        wanted = next(itertools.islice(frames, middle - int(ends[which]) + counts[which], None))
+        return wanted.to_ndarray(format="rgb24")
+
+
+def write_film(path: str | Path, shots: Iterable[FilmShot], fps: int, note: FilmNote | None = None) -> int:
+    """Remux shots into a faststart MP4; the number of frames. Its chapters are the shots, titled by their captions,
+    which are also a subtitle track. With a `note` it gets a poster and says how it was made, see `provenance`.
 
     Timestamps are counted anew from 0, so shots may come from anywhere in any stream, in any order, as long as they
     were encoded at the same size. Appears under `path` only when complete. Raises UserError if there is nothing to
     write or the disk refuses.
     """
     path = Path(path)
-    pieces = [(shot.caption, list(shot.segments)) for shot in shots]
-    segments = [segment for _, shot_segments in pieces for segment in shot_segments]
-    chapters, packets = _plan(pieces, fps)
+    kept = [FilmShot(shot.caption, segments) for shot in shots if (segments := list(shot.segments))]
+    cues, packets = _plan(kept)
     if not packets:
         raise UserError("There is no film yet: make a shot first.")
     try:
@@ -145,18 +210,10 @@ def write_film(path: str | Path, shots: Iterable[FilmShot], fps: int) -> int:
     except OSError as error:
         raise _cannot_write(path, error) from error
     try:
-        with (
-            av.open(io.BytesIO(segments[0]), format="mpegts") as template,
-            av.open(partial, "w", format="mp4", options={"movflags": "+faststart"}) as output,
-        ):
-            output.set_chapters(chapters)
-            stream = output.add_stream_from_template(template.streams.video[0])
-            for number, packet in enumerate(packets):
-                packet.stream = stream
-                packet.time_base = Fraction(1, fps)
-                packet.pts = packet.dts = number
-                packet.duration = 1
-                output.mux(packet)
+        _mux(partial, kept[0].segments, cues, packets, fps, note)
+        if note is not None:
+            provenance.add_xmp(Path(partial), note)
+            provenance.sign(Path(partial), note)
         os.chmod(partial, 0o644)  # mkstemp makes it private
         os.replace(partial, path)
     except OSError as error:  # PyAV's errors of the file system are OSErrors too
@@ -166,24 +223,61 @@ def write_film(path: str | Path, shots: Iterable[FilmShot], fps: int) -> int:
     return len(packets)
 
 
-def _plan(shots: Iterable[tuple[str, list[bytes]]], fps: int) -> tuple[list[dict], list[av.Packet]]:
-    """The chapters (in frames) and every packet of the film, in order. Shots without a frame are left out."""
-    chapters, packets = [], []
-    for caption, segments in shots:
+def _mux(
+    path: str, first: list[bytes], cues: list[Cue], packets: list[av.Packet], fps: int, note: FilmNote | None
+) -> None:
+    """Writes the MP4; `first` are the segments of the first shot, from which the poster is."""
+    frame = Fraction(1, fps)
+    starts = {cue.start: cue for cue in cues}
+    with (
+        av.open(io.BytesIO(first[0]), format="mpegts") as template,
+        av.open(path, "w", format="mp4", options={"movflags": "+faststart"}) as output,
+    ):
+        output.set_chapters([_chapter(number, cue, frame) for number, cue in enumerate(cues, start=1)])
+        video = output.add_stream_from_template(template.streams.video[0])
+        text = output.add_stream("mov_text", time_base=frame)
+        text.codec_context.subtitle_header = captions.text_style(video.width, video.height)
+        if note is not None:
+            output.metadata.update(provenance.tags(note))
+            poster = output.add_mux_stream("mjpeg", width=video.width, height=video.height)
+            poster.disposition = Disposition.attached_pic
+            output.mux(_timed(_sample(encode_jpeg(middle_frame(first))), poster, frame, 0, 1))
+        for number, packet in enumerate(packets):
+            if cue := starts.get(number):
+                output.mux(_timed(_sample(captions.timed_text(cue.caption)), text, frame, number, cue.end - cue.start))
+            output.mux(_timed(packet, video, frame, number, 1))
+
+
+def _sample(data: bytes) -> av.Packet:
+    """A packet that was not encoded here, to be shown without any other."""
+    packet = av.Packet(data)
+    packet.is_keyframe = True
+    return packet
+
+
+def _timed(packet: av.Packet, stream: av.stream.Stream, frame: Fraction, start: int, length: int) -> av.Packet:
+    """The packet, to be shown from frame `start` of the film on, for `length` of them."""
+    packet.stream, packet.time_base = stream, frame
+    packet.pts = packet.dts = start
+    packet.duration = length
+    return packet
+
+
+def _chapter(number: int, cue: Cue, frame: Fraction) -> dict:
+    title = captions.fitting(cue.caption)
+    return {"id": number, "start": cue.start, "end": cue.end, "time_base": frame, "metadata": {"title": title}}
+
+
+def _plan(shots: Iterable[FilmShot]) -> tuple[list[Cue], list[av.Packet]]:
+    """Where each shot lies in the film, and every packet of it, in order. Shots without a frame are left out."""
+    cues, packets = [], []
+    for shot in shots:
         start = len(packets)
-        for segment in segments:
+        for segment in shot.segments:
             packets.extend(_packets(segment))
         if len(packets) > start:
-            chapters.append(
-                {
-                    "id": len(chapters) + 1,
-                    "start": start,
-                    "end": len(packets),
-                    "time_base": Fraction(1, fps),
-                    "metadata": {"title": caption},
-                }
-            )
-    return chapters, packets
+            cues.append(Cue(start, len(packets), shot.caption))
+    return cues, packets
 
 
 def _packets(segment: bytes) -> Iterator[av.Packet]:

@@ -1,17 +1,22 @@
 """A session's footage on disk: chunks in, segments out, in a temporary folder of its own.
 
-Owns the folder and the encoder, whose timestamps run on through everything that a session is ever shown. Knows neither
-shots nor films: whoever adds footage says at which frame of the stream it begins, and keeps the pieces.
+Owns the folder and the encoder. Knows neither shots nor films: whoever adds footage keeps the pieces, and says at which
+frame of the stream one is to be shown.
 """
 
 from __future__ import annotations
 
+import io
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
+import torch
+from safetensors.torch import load_file, save
 
 from shotstream.errors import UserError
 from shotstream.media import Segment, SegmentEncoder, enlargement
@@ -29,37 +34,71 @@ class Reel:
         self._encoder: SegmentEncoder | None = None
         self._num_files = 0
 
-    def encode(self, frames: np.ndarray, fps: int, first_frame: int) -> Segment:
-        """frames [t, H, W, 3] uint8 -> the segment that shows them from frame `first_frame` of the stream on."""
-        if self._encoder is None:
-            height, width = frames.shape[1:3]
+    def encode(self, frames: np.ndarray, fps: int) -> Segment:
+        """frames [t, H, W, 3] uint8 -> the segment that shows them, from time 0 on."""
+        height, width = frames.shape[1:3]
+        if self._encoder is None or (self._encoder.width, self._encoder.height) != (width, height):
             self._encoder = SegmentEncoder(width, height, fps, enlargement(width, height))
-        self._encoder.num_frames = first_frame
+        self._encoder.num_frames = 0
         return self._encoder.encode(frames)
 
-    def keep(self, segment: Segment) -> Piece:
-        """Puts a segment on the disk. Raises UserError if it does not fit."""
+    def keep(self, segment: Segment, latents: torch.Tensor, last: np.ndarray) -> Piece:
+        """Puts a segment on the disk, with its clean latents [f, C, h, w] and its last picture [H, W, 3] uint8.
+
+        Raises UserError if they do not fit.
+        """
         self._num_files += 1
         path = self.folder / f"{self._num_files:06}.ts"
+        piece = Piece(path, path.with_suffix(".source"), segment.duration, segment.num_frames)
         try:
-            path.write_bytes(segment.data)
+            piece.path.write_bytes(segment.data)
+            source = {"latents": latents.contiguous(), "picture": torch.from_numpy(last.copy())}
+            piece.source.write_bytes(save(source))
         except OSError as error:
-            path.unlink(missing_ok=True)
+            self.drop([piece])
             raise _no_room(error) from error
-        return Piece(path, segment.duration, segment.num_frames)
+        return piece
 
-    def load(self, piece: Piece) -> Segment:
-        """What `keep` put there."""
-        return Segment(piece.path.read_bytes(), piece.duration, piece.num_frames)
+    def load(self, piece: Piece, first_frame: int = 0) -> Segment:
+        """What `keep` put there, with timestamps that begin at frame `first_frame` of the stream."""
+        data = piece.path.read_bytes()
+        if first_frame:
+            data = retimed(data, Fraction(first_frame) * Fraction(piece.duration) / piece.num_frames)
+        return Segment(data, piece.duration, piece.num_frames)
+
+    def latents(self, pieces: Sequence[Piece]) -> torch.Tensor | None:
+        """[f, C, h, w] of all these pieces; None for none."""
+        return torch.cat([load_file(piece.source)["latents"] for piece in pieces]) if pieces else None
+
+    def last_picture(self, piece: Piece) -> np.ndarray:
+        """[H, W, 3] uint8: the last picture of a piece, before it was encoded."""
+        return load_file(piece.source)["picture"].numpy()
 
     def drop(self, pieces: Iterable[Piece]) -> None:
-        """Deletes footage that is not part of the film any more."""
+        """Deletes footage that is not part of any film any more."""
         for piece in pieces:
             piece.path.unlink(missing_ok=True)
+            piece.source.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Deletes everything. May be called twice."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def retimed(data: bytes, seconds: Fraction) -> bytes:
+    """An MPEG-TS segment `seconds` later; nothing is encoded again."""
+    buffer = io.BytesIO()
+    with (
+        av.open(io.BytesIO(data), format="mpegts") as old,
+        av.open(buffer, "w", format="mpegts", options={"mpegts_copyts": "1"}) as new,
+    ):
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux(video=0):
+            if packet.size:
+                shift = round(seconds / packet.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, stream
+                new.mux(packet)
+    return buffer.getvalue()
 
 
 def _no_room(error: OSError) -> UserError:

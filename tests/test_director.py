@@ -6,16 +6,21 @@
 from __future__ import annotations
 
 import io
+import random
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 
 from shotstream.backends.in_process import InProcessBackend, Turns
 from shotstream.director import MAX_WAITING, Director
 from shotstream.errors import UserError
 from shotstream.events import Event, ShotRequest
+from shotstream.memory import ShotMemory
 from shotstream.models.random_model import save_random_model
 from shotstream.models.weights import load_model
 from shotstream.sampler import Schedule
@@ -42,16 +47,20 @@ class Recorder:
     ) -> None:
         self.backend, self.fail_at, self.error = backend, fail_at, error
         self.requests: list[ShotRequest] = []
+        self.early = False  # fails before anything was made
 
     @property
     def fps(self) -> int:
         return self.backend.fps
 
+    def cast(self, picture: np.ndarray, caption: str) -> ShotMemory:
+        return self.backend.cast(picture, caption)
+
     def shoot(self, request: ShotRequest) -> Iterator[Event]:
         self.requests.append(request)
         for event in self.backend.shoot(request):
             yield event
-            if len(self.requests) - 1 in self.fail_at and hasattr(event, "frames"):
+            if len(self.requests) - 1 in self.fail_at and (self.early or hasattr(event, "frames")):
                 raise self.error
 
 
@@ -71,14 +80,27 @@ def show_all(director: Director) -> list[bytes]:
     return [segment.data for segment in iter(director.next_segment, None)]
 
 
+def work(director: Director) -> list[bytes]:
+    """Does and shows all that there is to do; the segments."""
+    shown = []
+    while director._next_work():
+        assert director.shoot_next()
+        shown += show_all(director)
+    return shown + show_all(director)
+
+
 def shoot(director: Director, *captions: str) -> list[bytes]:
     """Queues, makes and shows shots; their segments."""
     shown = []
     for caption in captions:
         director.queue_shot(STORY, caption)
-        assert director.shoot_next()
-        shown += show_all(director)
+        shown += work(director)
     return shown
+
+
+def film(director: Director) -> list[int]:
+    """Keys of its takes."""
+    return [take.key for take in director.view().takes]
 
 
 def at_chunk(director: Director, number: int, act: Callable[[], None]) -> None:
@@ -157,8 +179,8 @@ def test_stop_keeps_what_was_shown_and_remembers_exactly_that(director: Director
         and view.takes[1].seconds == pytest.approx(FIRST / recorder.fps)
     )
     assert view.waiting == () and view.stage == "" and view.message is None
+    assert work(director) == []
     assert [shot.num_frames for shot in director.memory.shots][1:] == [FIRST]
-    assert show_all(director) == []
     shoot(director, "Three.")
     assert recorder.requests[-1].caption == f"{STORY}shot2:Three."
 
@@ -188,13 +210,31 @@ def test_a_failing_shot_is_told_and_the_film_so_far_stays(director: Director, re
     director.queue_shot(STORY, "Three.")
     director.shoot_next()
     view = director.view()
-    assert view.message == "The camera broke." and view.waiting == () and view.stage == ""
-    assert len(director.memory.shots) == 1
+    assert view.message == "The camera broke." and view.held and view.stage == ""
+    assert [shot.caption for shot in view.waiting] == ["Three."]  # but it is not made before somebody says so
+    work(director)
+    assert [shot.num_frames for shot in director.memory.shots] == [FIRST + 2 * LATER, FIRST]
     show_all(director)
     frames = director.export(tmp_path / "film.mp4")
     assert frames == len(frame_times(first, recorder.fps)) + FIRST
-    shoot(director, "Again.")
-    assert director.view().message is None and len(director.memory.shots) == 2
+    director.retry()
+    work(director)
+    assert director.view().message is None and [take.caption for take in director.view().takes][2:] == ["Three."]
+
+
+def test_a_shot_that_came_to_nothing_waits_again(director: Director, recorder: Recorder):
+    shoot(director, "One.")
+    recorder.fail_at, recorder.error, recorder.early = (1,), UserError("The camera broke."), True
+    director.queue_shot(STORY, "Two.")
+    director.queue_shot(STORY, "Three.")
+    work(director)
+    view = director.view()
+    assert view.message == "The camera broke." and view.held
+    assert [shot.caption for shot in view.waiting] == ["Two.", "Three."] and len(view.takes) == 1
+    director.queue_shot(STORY, "Four.")  # who goes on directing means that it should go on
+    work(director)
+    assert [take.caption for take in director.view().takes] == ["One.", "Two.", "Three.", "Four."]
+    assert not director.view().held
 
 
 def test_lack_of_memory_costs_one_shot(director: Director, exhaust_memory: Callable[[int], None], tmp_path: Path):
@@ -205,7 +245,7 @@ def test_lack_of_memory_costs_one_shot(director: Director, exhaust_memory: Calla
     view = director.view()
     assert view.message.startswith("Not enough memory on cpu") and view.message.count(".") == 1
     assert len(director.memory.shots) == 1 and view.takes[1].stopped
-    show_all(director)
+    work(director)
     assert director.export(tmp_path / "film.mp4") == FIRST + 2 * LATER + FIRST
 
 
@@ -222,7 +262,7 @@ def test_a_full_disk_costs_one_shot(director: Director, tmp_path: Path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     assert "cannot be kept on disk" in director.view().message and director.view().stage == ""
-    assert len(list(director._reel.folder.iterdir())) == 1
+    assert len(list(director._reel.folder.glob("*.ts"))) == 1
     assert director.export(tmp_path / "film.mp4") == FIRST
 
 
@@ -231,7 +271,7 @@ def test_a_bug_costs_one_shot_and_shows_no_traceback(director: Director, recorde
     director.queue_shot(STORY, "One.")
     assert director.shoot_next()
     assert "ZeroDivisionError" in director.view().message and "secret" not in director.view().message
-    show_all(director)
+    work(director)
     assert shoot(director, "Two.")
 
 
@@ -280,9 +320,9 @@ def test_footage_runs_ahead_of_the_viewer_by_one_shot_at_most(director: Director
     director.queue_shot(STORY, "One.")
     director.queue_shot(STORY, "Two.")
     director.shoot_next()
-    assert director._unshown_shots()
+    assert director._next_work() is None
     director.next_segment()
-    assert not director._unshown_shots()
+    assert director._next_work() is not None
 
 
 @pytest.mark.parametrize("caption", ["", "   \n", "\x00\x07", "x" * 50_000])
@@ -312,6 +352,399 @@ def test_a_model_that_cannot_be_loaded_is_told_at_every_shot():
     director.shoot_next()
     assert director.view().message == "No such model."
     director.close()
+
+
+# The queue
+
+
+def test_what_waits_can_be_edited_moved_and_removed_until_it_starts(director: Director, recorder: Recorder):
+    keys = [director.queue_shot(STORY, caption) for caption in ("One.", "Two.", "Three.", "Four.")]
+    director.edit(keys[1], "Zwei.")
+    director.move(keys[3], 0)
+    director.remove(keys[2])
+    assert [(shot.key, shot.caption) for shot in director.view().waiting] == [
+        (keys[3], "Four."),
+        (keys[0], "One."),
+        (keys[1], "Zwei."),
+    ]
+    work(director)
+    assert [take.caption for take in director.view().takes] == ["Four.", "One.", "Zwei."]
+    for act in (lambda: director.edit(keys[0], "Late."), lambda: director.move(keys[0], 0)):
+        with pytest.raises(UserError, match="does not wait any more"):
+            act()
+    with pytest.raises(UserError, match="blank"):
+        director.edit(director.queue_shot(STORY, "Five."), " ")
+    assert director.view().waiting[0].caption == "Five."
+
+
+@pytest.mark.parametrize("num_chunks", [0, -1, 81])
+def test_lengths_that_no_shot_can_have_are_refused(director: Director, num_chunks: int):
+    with pytest.raises(UserError, match="1 to 80 chunks"):
+        director.queue_shot(STORY, "One.", num_chunks)
+
+
+# The running shot
+
+
+def test_a_cut_ends_the_shot_and_the_next_prompt_comes(director: Director):
+    at_chunk(director, 2, lambda: (director.next_segment(), director.cut()))
+    director.queue_shot(STORY, "One.")
+    director.queue_shot(STORY, "Two.")
+    work(director)
+    view = director.view()
+    assert [take.caption for take in view.takes] == ["One.", "Two."]
+    assert view.takes[0].stopped and not view.takes[1].stopped
+    assert [shot.num_frames for shot in director.memory.shots] == [FIRST, FIRST + 2 * LATER]
+
+
+def test_a_cut_while_the_next_shot_is_ready_makes_that_one_again(director: Director, recorder: Recorder):
+    """It remembered the whole of a shot that now is shorter."""
+    director.queue_shot(STORY, "One.")
+    director.queue_shot(STORY, "Two.")
+    director.shoot_next()
+    director.next_segment()
+    director.shoot_next()  # the second shot is made while the first plays
+    seed = recorder.requests[-1].seed
+    director.cut()
+    assert [shot.caption for shot in director.view().waiting] == ["Two."]
+    work(director)
+    assert [take.caption for take in director.view().takes] == ["One.", "Two."]
+    assert recorder.requests[-1].seed == seed
+    assert recorder.requests[-1].memory.shots[0].num_frames == FIRST
+
+
+def test_steering_changes_the_caption_from_the_next_chunk_on(director: Director, recorder: Recorder):
+    shown: list[bytes] = []
+
+    def steer_after_one() -> None:
+        shown.append(director.next_segment().data)
+        director.steer("Now it sleeps.")
+
+    at_chunk(director, 2, steer_after_one)
+    director.queue_shot(STORY, "It jumps.")
+    shown += work(director)
+    (take,) = director.view().takes
+    assert take.caption == "It jumps." and take.steers == ("Now it sleeps.",) and not take.stopped
+    steered = recorder.requests[1]
+    assert steered.caption == f"{STORY}shot0:Now it sleeps." and steered.seed == recorder.requests[0].seed
+    assert len(steered.prefix) == 3 and steered.num_chunks == 4  # the usual three chunks of time for it
+    assert director.memory.shots[0].num_frames == FIRST + 3 * LATER
+    times = frame_times(shown, recorder.fps)
+    assert times == list(range(FIRST + 3 * LATER))
+
+
+def test_a_shot_that_ended_can_be_steered_on(director: Director, recorder: Recorder):
+    shoot(director, "It jumps.")
+    director.steer("It sleeps.")
+    assert frame_times(work(director), recorder.fps)[0] == FIRST + 2 * LATER
+    assert [shot.num_frames for shot in director.memory.shots] == [FIRST + 5 * LATER]
+    assert len(director.view().takes) == 1
+    director.new_film()
+    with pytest.raises(UserError, match="no shot to steer"):
+        director.steer("It sleeps.")
+
+
+def test_a_shot_rolls_on_until_something_waits(director: Director, recorder: Recorder):
+    director.keep_rolling(True)
+    director.queue_shot(STORY, "It jumps.")
+    for _ in range(4):
+        director.shoot_next()
+        show_all(director)
+    assert director.view().rolling and len(director.view().takes) == 1
+    assert [request.num_chunks for request in recorder.requests] == [None, 5, 7, 9]
+    director.queue_shot(STORY, "It sleeps.")
+    director.shoot_next()
+    assert [take.caption for take in director.view().takes] == ["It jumps.", "It sleeps."]
+    director.keep_rolling(False)
+    work(director)
+    assert [shot.num_frames for shot in director.memory.shots] == [FIRST + 8 * LATER, FIRST + 2 * LATER]
+
+
+def test_a_rolling_shot_waits_for_the_viewer_and_ends_at_a_cut(director: Director):
+    director.keep_rolling(True)
+    director.queue_shot(STORY, "It jumps.")
+    director.shoot_next()
+    assert director._next_work() is None  # more than two seconds lie ahead
+    director.next_segment()
+    director.shoot_next()
+    assert director._next_work() is None
+    director.next_segment()
+    director.cut()
+    work(director)
+    assert director._next_work() is None and director.memory.shots[0].num_frames == FIRST + LATER
+
+
+def pictures(director: Director, key: int) -> np.ndarray:
+    """[t, H, W, 3] int of a take's first chunk, as small as it was made."""
+    with av.open(io.BytesIO(director._reel.load(director._takes[key].footage[0]).data)) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    return np.stack(frames)[:, 8::16, 8::16].astype(int)
+
+
+def test_a_dissolve_begins_with_the_picture_before_it(director: Director):
+    shoot(director, "One.")
+    director.queue_shot(STORY, "Two.", dissolve=True)
+    work(director)
+    one, two = film(director)
+    last = director._reel.last_picture(director._takes[one].footage[-1]).astype(int)
+    distance = [np.abs(picture - last).mean() for picture in pictures(director, two)]
+    assert distance[0] < distance[3] < distance[7] and distance[0] < 0.3 * distance[7]
+
+
+# Steps back and aside
+
+
+def test_a_retake_has_new_noise_and_the_old_take_stays(director: Director, recorder: Recorder):
+    shoot(director, "One.", "Two.", "Three.")
+    one, two, three = film(director)
+    director.retake(two)
+    work(director)
+    retaken = film(director)[1]
+    assert film(director) == [one, retaken]
+    first, again = (r for r in recorder.requests if r.caption == f"{STORY}shot1:Two.")
+    assert first.seed != again.seed and [len(r.memory.shots) for r in (first, again)] == [1, 1]
+    assert director.view().takes[1].others == (two, retaken) and director.view().branched
+    director.retake(two, "Zwei.")
+    work(director)
+    assert [take.caption for take in director.view().takes] == ["One.", "Zwei."]
+    requests = len(recorder.requests)
+    director.choose(two)  # with all that came after it, and nothing is made again
+    assert film(director) == [one, two, three] and len(director.memory.shots) == 3
+    work(director)
+    assert len(recorder.requests) == requests
+
+
+def test_rewind_goes_on_from_an_older_memory_and_both_futures_stay(director: Director, recorder: Recorder):
+    shoot(director, "One.", "Two.", "Three.")
+    one, two, three = film(director)
+    director.rewind(one)
+    assert len(director.memory.shots) == 1
+    shoot(director, "Other.")
+    assert recorder.requests[-1].caption == f"{STORY}shot1:Other."
+    other = film(director)[-1]
+    tree = {node.key: (node.parent, node.lane, node.number, node.on_film) for node in director.view().tree}
+    assert tree == {
+        one: (0, 0, 1, True),
+        two: (one, 0, 2, False),
+        three: (two, 0, 3, False),
+        other: (one, 1, 2, True),
+    }
+    director.choose(two)
+    assert film(director) == [one, two, three]
+    director.choose(other)
+    assert film(director) == [one, other]
+    director.rewind(0)
+    assert film(director) == [] and director.memory.shots == ()
+    shoot(director, "Elsewhere.")
+    assert recorder.requests[-1].caption == f"{STORY}shot0:Elsewhere."
+    with pytest.raises(UserError, match="gone"):
+        director.rewind(99)
+
+
+def test_a_step_back_shows_the_last_picture_of_that_take_again(director: Director, recorder: Recorder):
+    shown = shoot(director, "One.", "Two.")
+    (one, two), frames = film(director), len(frame_times(shown, recorder.fps))
+    director.rewind(one)
+    (again,) = show_all(director)
+    assert frame_times([again], recorder.fps) == list(range(frames, frames + LATER))
+    director.choose(two)
+    show_all(director)
+    director.replay(one)
+    times = frame_times(show_all(director), recorder.fps)
+    assert times == list(range(frames + 2 * LATER, 2 * frames + 2 * LATER))
+
+
+def test_a_step_back_in_the_middle_of_a_shot_drops_what_nobody_saw(director: Director):
+    shoot(director, "One.")
+    (one,) = film(director)
+    at_chunk(director, 2, lambda: director.rewind(one))
+    director.queue_shot(STORY, "Two.")
+    work(director)
+    assert film(director) == [one] and len(director.view().tree) == 1
+    director.queue_shot(STORY, "Three.")
+    at_chunk(director, 2, lambda: (show_all(director), director.rewind(one)))
+    work(director)
+    assert film(director) == [one]
+    (three,) = {node.key for node in director.view().tree} - {one}
+    director.choose(three)  # a part of it was seen, so it can be gone back to
+    work(director)
+    assert [shot.num_frames for shot in director.memory.shots] == [FIRST + 2 * LATER, FIRST + LATER]
+
+
+# Memory
+
+
+def test_frames_can_be_pinned_and_dropped(director: Director, recorder: Recorder):
+    shoot(director, *["One.", "Two.", "Three.", "Four.", "Five.", "Six.", "Seven."])
+    keys = film(director)
+    assert [(frame.key, frame.offset) for frame in director.view().frames] == [(key, 0) for key in keys[1:]]
+    director.pin(keys[0], 0)
+    director.drop(keys[6], 0)
+    assert (keys[0], 0) in [(f.key, f.offset) for f in director.view().frames if f.pinned]
+    assert [(f.key, f.offset) for f in director.view().frames if f.dropped] == [(keys[6], 0)]
+    shoot(director, "Eight.")
+    assert recorder.requests[-1].picks[0] == (0, 0) and (6, 0) not in recorder.requests[-1].picks
+    director.pin(keys[0], 0, on=False)
+    director.drop(keys[6], 0, on=False)
+    assert not any(f.pinned or f.dropped for f in director.view().frames)
+    picture = director.remembered_frame(keys[0], 0)
+    assert picture.shape == (32, 48, 3) and director.remembered_frame(keys[0], 1) is None
+    for key, frame in ((keys[0], 1), (99, 0)):
+        with pytest.raises(UserError):
+            director.pin(key, frame)
+
+
+def test_the_last_frame_cannot_be_dropped(director: Director):
+    shoot(director, "One.")
+    (key,) = film(director)
+    offsets = director.memory.shots[0].offsets
+    for offset in offsets[:-1]:
+        director.drop(key, offset)
+    with pytest.raises(UserError, match="last frame"):
+        director.drop(key, offsets[-1])
+    shoot(director, "Two.")
+    director.drop(key, offsets[-1])  # now there are others
+    director.rewind(key)
+    shoot(director, "Other.")  # and back here a film with nothing but dropped frames is remembered all the same
+    assert len(director.memory.shots) == 2
+
+
+def test_the_anchor_keeps_the_first_shot(director: Director, recorder: Recorder):
+    director.remember_by("anchor")
+    shoot(director, *["One.", "Two.", "Three.", "Four.", "Five.", "Six.", "Seven.", "Eight."])
+    assert [shot for shot, _ in recorder.requests[-1].picks] == [0, 2, 3, 4, 5, 6]
+    with pytest.raises(UserError, match="recent, anchor, retrieval"):
+        director.remember_by("first")
+
+
+def test_attention_is_told_when_asked_for(director: Director, recorder: Recorder):
+    shoot(director, "One.", "Two.")
+    assert all(frame.attention is None for frame in director.view().frames)
+    director.weigh_attention(True)
+    work(director)  # of the shot that is there
+    looked = [frame.attention for frame in director.view().frames if frame.attention]
+    assert looked and 0 < sum(looked) < 1
+    requests = len(recorder.requests)
+    shoot(director, "Three.")
+    assert recorder.requests[-1].attention and len(recorder.requests) == requests + 1
+    assert any(frame.attention for frame in director.view().frames)
+
+
+def test_a_cast_picture_is_remembered_like_a_shot(director: Director, recorder: Recorder):
+    picture = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+    director.cast(STORY, "The hero.", picture)
+    director.queue_shot(STORY, "It jumps.")
+    work(director)
+    view = director.view()
+    assert [take.cast for take in view.takes] == [True, False] and view.takes[0].has_still
+    assert [len(request.memory.shots) for request in recorder.requests] == [1]
+    assert recorder.requests[0].caption == f"{STORY}shot1:It jumps." and recorder.requests[0].picks == ((0, 0),) * 6
+    assert np.array_equal(director.remembered_frame(view.takes[0].key, 0), picture)
+
+
+# Everything at once
+
+PAINT = 100  # a film's cast pictures are of its own grey
+
+
+def actions(director: Director, number: int, rng: random.Random) -> dict[str, Callable[[], object]]:
+    """What somebody at the page could do now, also with things that are gone."""
+    view, story = director.view(), f"Film {number}. "
+    key = rng.choice([node.key for node in view.tree] or [99])
+    waiting = rng.choice([shot.key for shot in view.waiting] or [99])
+    frame = rng.choice([(f.key, f.offset) for f in view.frames] or [(99, 0)])
+    picture = np.full((32, 48, 3), PAINT * (1 + number), dtype=np.uint8)
+    words = f"It does {rng.randrange(1000)}."
+    return {
+        "queue": lambda: director.queue_shot(story, words, rng.choice((None, 1, 2, 6)), rng.random() < 0.3),
+        "queue more": lambda: director.queue_shot(story, words),
+        "cast": lambda: director.cast(story, words, picture),
+        "edit": lambda: director.edit(waiting, words),
+        "move": lambda: director.move(waiting, rng.randrange(4)),
+        "remove": lambda: director.remove(waiting),
+        "retry": director.retry,
+        "cut": director.cut,
+        "steer": lambda: director.steer(words),
+        "roll": lambda: director.keep_rolling(rng.random() < 0.3),
+        "stop": director.stop,
+        "retake": lambda: director.retake(key, rng.choice((None, words))),
+        "rewind": lambda: director.rewind(rng.choice((key, 0))),
+        "choose": lambda: director.choose(key),
+        "replay": lambda: director.replay(key),
+        "policy": lambda: director.remember_by(rng.choice(("recent", "anchor", "retrieval"))),
+        "pin": lambda: director.pin(*frame, rng.random() < 0.7),
+        "drop": lambda: director.drop(*frame, rng.random() < 0.5),
+        "attention": lambda: director.weigh_attention(rng.random() < 0.3),
+        "new film": lambda: director.new_film() if rng.random() < 0.1 else None,
+    }
+
+
+def finished(director: Director) -> tuple[int, set[int]]:
+    """Which film this is, and the takes of it that are closed and were seen to their end."""
+    with director._condition:
+        takes = director._takes.values()
+        return director._seed, {t.key for t in takes if t.memory and all(piece.shown for piece in t.footage)}
+
+
+def direct_at_random(director: Director, number: int, hand: int, num_actions: int, shown: list[bytes]) -> None:
+    rng = random.Random(f"{number}/{hand}")
+    for _ in range(num_actions):
+        before, were_finished = finished(director)
+        possible = list(actions(director, number, rng).values())
+        act = rng.choices(possible, weights=[4, 4, *[1] * (len(possible) - 2)])[0]
+        with suppress(UserError):
+            act()
+        now, _ = finished(director)
+        if now == before:
+            kept = {node.key for node in director.view().tree}
+            assert director._seed != before or were_finished <= kept
+        for _ in range(rng.randrange(4)):  # somebody looks on: until the next change, or a moment if there is none
+            with director._condition:
+                director._condition.wait(0.1)
+            if segment := director.next_segment():
+                shown.append(segment.data)
+
+
+def test_five_hundred_actions_at_any_moment(backend: InProcessBackend):
+    """Two films, each directed at random by two at once while it is made and shown. No finished shot is lost, nothing
+    fails, the stream has no gap, and neither film ever sees the other's words or pictures."""
+    directors = [Director(backend), Director(backend)]
+    shown: list[list[bytes]] = [[], []]
+    with ThreadPoolExecutor(6) as pool:
+        cameras = [pool.submit(lambda d=d: [None for _ in iter(d.shoot_next, False)]) for d in directors]
+        hands = [
+            pool.submit(direct_at_random, directors[number], number, hand, 125, shown[number])
+            for number in (0, 1)
+            for hand in (0, 1)
+        ]
+        try:
+            for hand in hands:
+                hand.result()
+            for number, director in enumerate(directors):
+                director.keep_rolling(False)
+                director.stop()
+                director.queue_shot(f"Film {number}. ", "The end.")
+                with director._condition:
+                    over = director._condition.wait_for(
+                        lambda d=director: d._next_work() is None and d.view().takes and not d.view().waiting, 60
+                    )
+                assert over, director.view()
+                shown[number] += show_all(director)
+                view = director.view()
+                assert view.message is None and view.takes[-1].caption == "The end."
+                for take in director._takes.values():
+                    for seen in take.memory.shots if take.memory else ():
+                        assert seen.caption.startswith(f"Film {number}. ")
+                        if seen.num_frames == 1:
+                            assert (seen.thumbnails == PAINT * (1 + number)).all()
+                times = sorted(frame_times(shown[number], backend.fps))
+                assert times == list(range(len(times))) and len(times) > 100
+        finally:
+            for director in directors:
+                director.close()
+        for camera in cameras:
+            camera.result(10)
+    assert not any(director._reel.folder.exists() for director in directors)
 
 
 def test_turns_are_first_come_first_served_and_a_cancelled_one_is_skipped():

@@ -17,11 +17,11 @@ from shotstream.media import Segment
 from shotstream.models.random_model import save_random_model
 from shotstream.models.weights import load_model
 from shotstream.sampler import Schedule
-from shotstream.takes import FilmView, TakeView
 from shotstream.ui import launch, render
 from shotstream.ui.page import STORIES, Page
 from shotstream.ui.player import LivePlayer
 from shotstream.ui.session import LEAD, MAX_SESSIONS, Session, Sessions
+from shotstream.views import FilmView, FrameView, NodeView, QueuedView, TakeView
 
 MARKUP = "<img src=x onerror=alert(1)> & \"quotes\" 'too'"
 
@@ -41,9 +41,20 @@ def backend(model_folder: Path) -> InProcessBackend:
 
 
 def film_view(**changes) -> FilmView:
-    take = TakeView(number=1, key=7, caption=MARKUP, has_still=True, seconds=2.1, finished=True, stopped=False)
-    values = {"takes": (take,), "waiting": (MARKUP,), "stage": "", "chunk": 0, "num_chunks": 0, "fps": 48.2}
-    return FilmView(**(values | {"message": MARKUP} | changes))
+    take = TakeView(number=1, key=7, caption=MARKUP, has_still=True, seconds=2.1, steers=(MARKUP,), others=(6, 7))
+    node = NodeView(key=7, parent=0, number=1, lane=0, caption=MARKUP, has_still=True, on_film=True)
+    frame = FrameView(key=7, offset=0, number=1, seconds=0.0, next=True, pinned=True, dropped=False, attention=0.25)
+    values = {
+        "takes": (take,),
+        "tree": (node,),
+        "frames": (frame,),
+        "waiting": (QueuedView(8, MARKUP),),
+        "fps": 48.2,
+        "message": MARKUP,
+        "held": True,
+        "seconds": {"denoise": 3.0, "cache_pass": 1.0, "decode": 1.0},
+    }
+    return FilmView(**(values | changes))
 
 
 def test_what_people_type_is_shown_as_text():
@@ -54,6 +65,9 @@ def test_what_people_type_is_shown_as_text():
         render.strip(view, 'x"><b>'),
         render.header(MARKUP),
         render.download('x"><b>'),
+        render.subtitle(view),
+        render.memory(view, 'x"><b>'),
+        render.futures(view, 'x"><b>'),
     ]
     for html in markup:
         assert "<img src=x" not in html and '"><b>' not in html
@@ -65,7 +79,9 @@ def test_the_page_says_what_goes_on():
     assert render.sentence(making) == "Making shot 1, chunk 2/3"
     assert render.sentence(film_view(stage="turn")) == "Waiting for the camera for shot 1 · 1 queued"
     assert render.sentence(film_view(stage="load")) == "Loading the model for shot 1 · 1 queued"
-    assert render.sentence(film_view(waiting=())) == "Waiting for you"
+    assert render.sentence(film_view(waiting=(), held=False)) == "Waiting for you"
+    assert render.sentence(film_view()) == "1 held" and "Try again" in render.notes(film_view(), "")
+    assert render.where_time_goes(film_view()) == "denoising 80%, pixels 20%"
     assert "48 FPS" in render.status(film_view())
     assert render.curtain(film_view()) == "" and "Pick a story" in render.EMPTY_STAGE
 

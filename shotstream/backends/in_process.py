@@ -17,7 +17,10 @@ from shotstream.errors import UserError
 from shotstream.events import Event, Progress, ShotRequest
 
 if TYPE_CHECKING:  # torch and diffusers are imported by whoever loads, not by whoever waits
+    import numpy as np
+
     from shotstream.engine import Engine
+    from shotstream.memory import ShotMemory
     from shotstream.models.weights import Model
 
 PATIENCE = 0.1  # seconds between two signs of life while a shot waits, and so the slowest reaction to a cancellation
@@ -70,6 +73,14 @@ class InProcessBackend:
             while not turn.wait(PATIENCE):
                 yield Progress("turn", 0, 0)
             yield from self.engine.result().shoot(request)
+
+    def cast(self, picture: np.ndarray, caption: str) -> ShotMemory:
+        """A picture as what the camera already saw, see `Engine.cast`; waits for the model and for a turn."""
+        self.wait()
+        with self._turns.next() as turn:
+            while not turn.wait(PATIENCE):
+                pass
+            return self.engine.result().cast(picture, caption)
 
     def _run_load(self) -> None:
         try:

@@ -63,8 +63,150 @@
     video.play().catch(() => {}); // not before anything was played
   }
 
+  // Gestures: buttons that the server drew, and keys. Their data attributes are what is sent.
+  const session = () => document.querySelector(".strip")?.dataset.session;
+  async function send(gesture) {
+    const answer = await fetch(`direct/${session()}`, { method: "POST", body: JSON.stringify(gesture) });
+    return answer.ok;
+  }
+  function gestureOf(button) {
+    const { do: name, ...fields } = button.dataset;
+    const gesture = { do: name };
+    for (const [field, value] of Object.entries(fields))
+      gesture[field] = field === "on" ? value === "1" : /^-?\d+$/.test(value) && field !== "caption" ? Number(value) : value;
+    return gesture;
+  }
+  const story = () => document.querySelector("#story textarea").value;
+  const EMPTY_BOX = "First say in the box what is to happen.";
+
+  // What is in the box goes to the running shot, or cuts to a new one; what is refused comes back.
+  async function command(name) {
+    const caption = box().value.trim();
+    if (!caption && name === "cut to") return send({ do: "cut" });
+    if (!caption) return box().focus(), box().setAttribute("placeholder", EMPTY_BOX);
+    ask();
+    write("");
+    if (!(await send({ do: name, story: story(), caption })) && !box().value) write(caption);
+  }
+
+  // One sheet for all that needs more than a click: it lies outside of what the server draws anew.
+  function sheet(html) {
+    const dialog = document.createElement("dialog");
+    dialog.className = "sheet";
+    dialog.innerHTML = html;
+    document.querySelector(".gradio-container").append(dialog);
+    dialog.addEventListener("close", () => (dialog.remove(), box()?.focus()));
+    dialog.addEventListener("click", (event) => {
+      if (event.target === dialog || event.target.closest("[data-close]")) dialog.close();
+    });
+    dialog.showModal();
+    return dialog;
+  }
+  function rewrite(gesture, heading, verb) {
+    const dialog = sheet(`<form method="dialog"><h2></h2><textarea rows="3" aria-label="What happens"></textarea>
+      <p><button class="go">${verb}</button><button type="button" data-close>Leave it</button></p></form>`);
+    const text = dialog.querySelector("textarea");
+    dialog.querySelector("h2").textContent = heading;
+    text.value = gesture.caption;
+    text.select();
+    text.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && !event.shiftKey && !event.isComposing) event.preventDefault(), dialog.querySelector(".go").click();
+    });
+    dialog.querySelector("form").addEventListener("submit", () => send({ ...gesture, caption: text.value }));
+  }
+  function compare(button) {
+    const keys = button.dataset.compare.split(" "), chosen = button.dataset.chosen;
+    const takes = keys.map((key, i) => `<figure><video src="take/${session()}/${key}" autoplay loop muted playsinline></video>
+      <figcaption>take ${i + 1}</figcaption><button type="button" data-do="choose" data-key="${key}" data-close
+      ${key === chosen ? "disabled" : ""}>${key === chosen ? "In the film" : "Choose"}</button></figure>`);
+    sheet(`<h2>Takes side by side</h2><div class="takes">${takes.join("")}</div><p><button type="button" data-close>Close</button></p>`);
+  }
+  const KEYS = [
+    ["Enter", "shoot what is in the box after what waits"], ["Alt+Enter", "tell the running shot instead (steer)"],
+    ["Ctrl+Enter", "cut now, to what is in the box if anything is"], ["Shift+Enter", "a new line"], ["Esc", "out of the box, and back"],
+  ], OUTSIDE = {
+    c: ["cut now", () => send({ do: "cut" })],
+    r: ["another take of the last shot", () => last()?.querySelector("[data-do=retake]")?.click()],
+    z: ["one shot back", () => back()],
+    p: ["play the film from its first shot", () => document.querySelector(".strip [data-do=play]")?.click()],
+    k: ["keep rolling, or not", () => document.querySelector("#rolling input").click()],
+    s: ["stop", () => document.querySelector("#stop").click()],
+    m: ["memory", () => document.querySelector("#memory .label-wrap, #memory button")?.click()],
+    "?": ["this list", () => help()],
+  };
+  // Two other ways to look at the page: `?embed` for a place in another page, `?presenter` or `?presenter=STORY` for a stage.
+  const asked_for = new URLSearchParams(location.search);
+  const mode = asked_for.has("presenter") ? "presenter" : asked_for.has("embed") ? "embed" : "page";
+  document.documentElement.dataset.mode = mode;
+  let script = [];
+  function step() { // the next shot of the story that is presented
+    const next = script.shift();
+    if (next) ask(), send({ do: "shoot", story: script.global_caption, caption: next });
+  }
+  const PRESENTER = { ArrowRight: step, PageDown: step, " ": step, ArrowLeft: () => back(), PageUp: () => back() };
+  async function present() {
+    const stories = await (await fetch("stories")).json();
+    const { global_caption, ...shots } = stories[asked_for.get("presenter")] ?? Object.values(stories)[0];
+    script = Object.assign(Object.values(shots), { global_caption });
+    const text = document.querySelector("#story textarea");
+    text.value = global_caption;
+    text.dispatchEvent(new Event("input", { bubbles: true }));
+    box().blur();
+    watch(true);
+  }
+  // On a stage nobody reloads: the page does, as soon as the server is there again, and meanwhile a film plays.
+  async function watch(was_well) {
+    const health = await fetch("health", { signal: AbortSignal.timeout(4000) }).then((r) => r.json()).catch(() => null);
+    if (health && !was_well) return location.reload();
+    const stage = document.querySelector("#screen"), poster = stage.querySelector(".poster");
+    if (health?.model) poster?.remove();
+    else if (!poster) stage.insertAdjacentHTML("beforeend", '<video class="poster" src="poster" autoplay loop muted playsinline></video>');
+    setTimeout(() => watch(Boolean(health)), 2000);
+  }
+  if (mode === "presenter") {
+    const ready = setInterval(() => box() && session() && (clearInterval(ready), present()), 100);
+  }
+
+  const made = () => [...document.querySelectorAll(".strip .made")];
+  const last = () => made().at(-1);
+  const back = () => send({ do: "rewind", key: Number(made().at(-2)?.dataset.key ?? 0) });
+  function help() {
+    if (document.querySelector("dialog.sheet")) return;
+    const row = ([key, what]) => `<dt><kbd>${key}</kbd></dt><dd>${what}</dd>`;
+    sheet(`<h2>Keys</h2><dl>${KEYS.map(row).join("")}</dl><h2>Outside of the box</h2>
+      <dl>${Object.entries(OUTSIDE).map(([key, [what]]) => row([key, what])).join("")}</dl>
+      <p><button type="button" data-close>Close</button></p>`);
+  }
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest?.("[data-do], [data-compare]");
+    if (!button || button.disabled) return;
+    if (button.dataset.compare) return compare(button);
+    const gesture = gestureOf(button);
+    if (gesture.do === "edit") return rewrite(gesture, "This shot waits", "Change it");
+    if (gesture.do === "retake") return rewrite(gesture, "Another take", "Take it again");
+    send(gesture);
+  });
+  document.addEventListener("click", (event) => {
+    if (event.target.closest?.("#steer")) command("steer");
+    if (event.target.closest?.("#cut")) command("cut to");
+  });
+  document.addEventListener("keydown", (event) => {
+    const typing = event.target.closest?.("textarea, input, select, [contenteditable], dialog");
+    if (event.target === box() && event.key === "Enter" && (event.altKey || event.ctrlKey || event.metaKey)) {
+      event.preventDefault();
+      event.stopImmediatePropagation();
+      return command(event.altKey ? "steer" : "cut to");
+    }
+    if (event.key === "Escape" && event.target === box()) return box().blur();
+    if (event.key === "?" && event.target === box() && !box().value) return event.preventDefault(), help();
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === "Escape" && !typing) return box().focus();
+    if (!typing && PRESENTER[event.key] && mode === "presenter") return event.preventDefault(), PRESENTER[event.key]();
+    if (!typing && OUTSIDE[event.key]) event.preventDefault(), OUTSIDE[event.key][1]();
+  }, true);
+
   document.addEventListener("keypress", (event) => { // as Gradio: no such event comes from an input method's Enter
-    if (event.key !== "Enter" || event.shiftKey || event.target !== box()) return;
+    if (event.key !== "Enter" || event.shiftKey || event.ctrlKey || event.altKey || event.target !== box()) return;
     if (box().value.trim()) ask();
     take();
   }, true);

@@ -7,8 +7,9 @@ Reads in the order it looks. Knows no model and no video format; the film is the
 from __future__ import annotations
 
 import asyncio
+import json
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,19 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from shotstream.backends.in_process import InProcessBackend
+from shotstream.director import Director
 from shotstream.errors import UserError
+from shotstream.media import encode_png
 from shotstream.story import Story, compose_caption, read_story
 from shotstream.ui import render
+from shotstream.ui.gestures import perform, read_gesture
 from shotstream.ui.player import LivePlayer, forget_segments
 from shotstream.ui.session import Session, Sessions
+from shotstream.views import FilmView
 
-STORIES = Path(__file__).parents[2] / "assets" / "stories"
+GONE = "This film is gone: its page was closed."
+ASSETS = Path(__file__).parents[2] / "assets"
+STORIES, POSTER = ASSETS / "stories", ASSETS / "poster.mp4"
 CALLS = (
     "Close-up",
     "Wide shot",
@@ -34,6 +41,7 @@ CALLS = (
     "Night falls",
     "Transition to a wide shot of the city",
 )
+LENGTHS = [("Usual length", 0), *((f"{n} chunk{'s' * (n > 1)}", n) for n in (1, 2, 3, 5, 7, 14, 28))]
 AT_ONCE: dict[str, Any] = {
     "queue": False,  # answered without a place in Gradio's queue
     "show_progress": "hidden",
@@ -41,7 +49,8 @@ AT_ONCE: dict[str, Any] = {
     "trigger_mode": "multiple",  # a second Enter counts even while the first is under way
 }
 # page.js took the prompt out of the box when Enter was pressed; the values that Gradio has are of a moment later.
-SEND_PROMPT = "async (story, late) => [story, (await window.takenPrompt()) ?? late]"
+SEND_PROMPT = """async (story, late, length, dissolve) =>
+    [story, (await window.takenPrompt()) ?? late, length, dissolve]"""
 GIVE_BACK = "(refused) => window.giveBack(refused)"
 ALL_THE_TIME: dict[str, Any] = {
     "show_progress": "hidden",
@@ -65,10 +74,16 @@ class Page:
         self.sessions = Sessions(backend)
         self.routes = [
             Route("/film/{session}", self.download),
+            Route("/take/{session}/{key:int}", self.take),
             Route("/still/{session}/{key:int}", self.still),
+            Route("/frame/{session}/{key:int}/{frame:int}", self.frame),
+            Route("/direct/{session}", self.direct, methods=["POST"]),
+            Route("/stories", self.stories),
+            Route("/poster", self.poster),
             Route("/health", self.health),
         ]
-        self.blocks = self._layout({path.stem: read_story(path) for path in sorted(STORIES.glob("*.json"))})
+        self.examples = {path.stem: read_story(path) for path in sorted(STORIES.glob("*.json"))}
+        self.blocks = self._layout(self.examples)
 
     def _layout(self, stories: dict[str, Story]) -> gr.Blocks:
         with gr.Blocks(title="ShotStream", analytics_enabled=False, fill_width=True) as blocks:
@@ -107,7 +122,14 @@ class Page:
                         elem_id="next-shot",
                     )
                     refused = gr.Textbox(visible=False)
-                    shoot = gr.Button("Action!", variant="primary", elem_id="shoot")
+                    with gr.Row(elem_id="commands"):
+                        shoot = gr.Button("Action!", variant="primary", elem_id="shoot")
+                        gr.Button("Steer", elem_id="steer")
+                        gr.Button("Cut now", elem_id="cut")
+                    with gr.Row(elem_id="options"):
+                        length = gr.Dropdown(LENGTHS, value=0, show_label=False, container=False, elem_id="length")
+                        dissolve = gr.Checkbox(label="Dissolve", container=False, elem_id="dissolve")
+                        rolling = gr.Checkbox(label="Keep rolling", container=False, elem_id="rolling")
                     with gr.Row(elem_id="calls"):
                         calls = [gr.Button(call, size="sm", elem_classes="call") for call in CALLS]
                     with gr.Row(elem_id="controls"):
@@ -115,13 +137,25 @@ class Page:
                         new_film = gr.Button("New film", size="sm", elem_id="new-film")
                         download = gr.HTML(render.download(None))
             strip = gr.HTML(render.EMPTY_STRIP)
+            with gr.Row(elem_id="drawers"):
+                with gr.Accordion("Memory: what the next shot looks back at", open=False, elem_id="memory"):
+                    memory = gr.HTML(render.EMPTY_MEMORY)
+                with gr.Accordion("Takes and futures", open=False, elem_id="futures"):
+                    futures = gr.HTML(render.EMPTY_FUTURES)
             gr.HTML(render.COLOPHON)
 
             blocks.load(self.on_model, None, header, **ALL_THE_TIME)
-            blocks.load(self.on_open, None, [player, curtain, status, notes, strip, download], **ALL_THE_TIME)
+            blocks.load(
+                self.on_open, None, [player, curtain, status, notes, strip, download, memory, futures], **ALL_THE_TIME
+            )
             blocks.unload(self.on_close)
             taken = gr.on(
-                [next_shot.submit, shoot.click], self.on_shot, [story, next_shot], refused, js=SEND_PROMPT, **AT_ONCE
+                [next_shot.submit, shoot.click],
+                self.on_shot,
+                [story, next_shot, length, dissolve],
+                refused,
+                js=SEND_PROMPT,
+                **AT_ONCE,
             )
             taken.then(None, refused, None, js=GIVE_BACK, **AT_ONCE)
             for button in calls:
@@ -130,6 +164,7 @@ class Page:
                 button.click(self.play(example), None, story, **AT_ONCE)
             stop.click(self.on_stop, None, None, **AT_ONCE)
             new_film.click(self.on_new_film, None, None, **AT_ONCE)
+            rolling.input(self.on_rolling, rolling, None, **AT_ONCE)
         return blocks
 
     # What people do
@@ -148,18 +183,14 @@ class Page:
         try:
             session = self.sessions.open(name)
         except UserError as error:
-            yield (gr.skip(), gr.skip(), gr.skip(), render.notes(render.EMPTY, str(error)), gr.skip(), gr.skip())
+            yield (*[gr.skip()] * 3, render.notes(render.EMPTY, str(error)), *[gr.skip()] * 4)
             return
+        drawn: tuple[str, ...] = ("",) * 7
         try:
             async for view, notice, segment in session.screen():
-                yield (
-                    segment or gr.skip(),
-                    render.curtain(view),
-                    render.status(view),
-                    render.notes(view, notice),
-                    render.strip(view, name),
-                    render.download(name if render.has_pictures(view) else None),
-                )
+                before, drawn = drawn, _drawn(view, notice, name)
+                changed = (new if new != old else gr.skip() for old, new in zip(before, drawn, strict=True))
+                yield (segment or gr.skip(), *changed)
         finally:
             self.sessions.close(name)
 
@@ -167,9 +198,9 @@ class Page:
         """Frees what the tab held."""
         self.sessions.close(request.session_hash)
 
-    def on_shot(self, story: str, next_shot: str, request: gr.Request) -> str:
+    def on_shot(self, story: str, next_shot: str, length: int, dissolve: bool, request: gr.Request) -> str:
         """Queues the next shot and returns nothing, or says what is wrong with it and gives it back."""
-        return "" if self._direct(story, next_shot, request) else next_shot
+        return "" if self._direct(story, next_shot, request, length or None, dissolve) else next_shot
 
     def on_call(self, story: str, call: str, request: gr.Request) -> None:
         """Queues one of the ready-made directions."""
@@ -191,6 +222,10 @@ class Page:
         session.director.stop()
         session.tell("")
 
+    def on_rolling(self, on: bool, request: gr.Request) -> None:
+        """Shots go on by themselves, or end as they should."""
+        self._session(request).director.keep_rolling(on)
+
     def on_new_film(self, request: gr.Request) -> None:
         self._begin_film(request)
 
@@ -207,11 +242,13 @@ class Page:
         except UserError as error:
             raise gr.Error(str(error), print_exception=False) from error
 
-    def _direct(self, story: str, prompt: str, request: gr.Request) -> bool:
+    def _direct(
+        self, story: str, prompt: str, request: gr.Request, num_chunks: int | None = None, dissolve: bool = False
+    ) -> bool:
         """Queues a shot; False if it cannot be one, which the page then says."""
         session = self._session(request)
         try:
-            session.director.queue_shot(story, prompt)
+            session.director.queue_shot(story, prompt, num_chunks, dissolve)
         except UserError as error:
             session.tell(str(error))
             return False
@@ -228,33 +265,86 @@ class Page:
             return ""
         return f"Story and shot have {used} tokens together, of which the model reads the first {limit}."
 
-    # What the browser fetches besides
+    # What the browser sends and fetches besides
+
+    async def direct(self, request: Request) -> Response:
+        """Does what one of the page's own buttons says; 409 with a sentence if it cannot be done."""
+        session = self.sessions.find(request.path_params["session"])
+        if session is None:
+            return PlainTextResponse(GONE, 404)
+        try:
+            gesture = read_gesture(await request.body())
+            await asyncio.to_thread(perform, session.director, gesture)
+        except UserError as error:
+            session.tell(str(error))
+            return PlainTextResponse(str(error), 409)
+        session.tell("")
+        return Response(status_code=204)
 
     def download(self, request: Request) -> Response:
         """The film so far of an open tab, as an MP4."""
+        return self._film_file(request, lambda director, path: director.export(path), "shotstream.mp4")
+
+    def take(self, request: Request) -> Response:
+        """One take of an open tab, as an MP4."""
+        key = request.path_params["key"]
+        return self._film_file(request, lambda director, path: director.export_take(key, path), f"take{key}.mp4")
+
+    def _film_file(self, request: Request, write: Callable[[Director, Path], object], name: str) -> Response:
         session = self.sessions.find(request.path_params["session"])
         if session is None:
-            return PlainTextResponse("This film is gone: its page was closed.", 404)
+            return PlainTextResponse(GONE, 404)
         try:
             folder = tempfile.TemporaryDirectory(prefix="shotstream-download-")
         except OSError as error:
             return PlainTextResponse(f"There is no room for the film ({error.strerror}): try again later.", 507)
         try:
             path = Path(folder.name) / "film.mp4"
-            session.director.export(path)
+            write(session.director, path)
         except UserError as error:
             folder.cleanup()
             return PlainTextResponse(str(error), 409)
-        return FileResponse(path, filename="shotstream.mp4", background=BackgroundTask(folder.cleanup))
+        return FileResponse(path, filename=name, background=BackgroundTask(folder.cleanup))
+
+    def frame(self, request: Request) -> Response:
+        """A small picture that a tab's film remembers; it never changes."""
+        session, place = self.sessions.find(request.path_params["session"]), request.path_params
+        picture = session.director.remembered_frame(place["key"], place["frame"]) if session else None
+        return _picture(None if picture is None else encode_png(picture))
 
     def still(self, request: Request) -> Response:
         """A small picture of one of the tab's shots; it never changes."""
         session = self.sessions.find(request.path_params["session"])
         picture = session.director.still(request.path_params["key"]) if session else None
-        if picture is None:
-            return Response(status_code=204)  # the shot was dropped a moment ago: nothing to complain about
-        return Response(picture, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
+        return _picture(picture)
+
+    def stories(self, request: Request) -> Response:
+        """The examples, for a presenter who steps through one."""
+        return JSONResponse({name: json.loads(story.to_json()) for name, story in self.examples.items()})
+
+    def poster(self, request: Request) -> Response:
+        """A film that was made before, for when none can be made."""
+        return FileResponse(POSTER) if POSTER.exists() else PlainTextResponse("There is no poster film.", 404)
 
     def health(self, request: Request) -> Response:
         """How many tabs are open, and whether the model is loaded."""
         return JSONResponse({"sessions": len(self.sessions), "model": self.backend.model is not None})
+
+
+def _drawn(view: FilmView, notice: str, name: str) -> tuple[str, ...]:
+    """All that the page shows of a film besides the film: curtain, slate, notes, strip, download, memory, futures."""
+    return (
+        render.curtain(view) + render.subtitle(view),
+        render.status(view),
+        render.notes(view, notice),
+        render.strip(view, name),
+        render.download(name if render.has_pictures(view) else None),
+        render.memory(view, name),
+        render.futures(view, name),
+    )
+
+
+def _picture(png: bytes | None) -> Response:
+    if png is None:
+        return Response(status_code=204)  # the shot was dropped a moment ago: nothing to complain about
+    return Response(png, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})

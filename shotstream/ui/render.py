@@ -1,6 +1,7 @@
 """The page's own pieces of HTML: what a `FilmView` looks like.
 
-Pure functions from values to markup. Everything that a person typed is escaped here and nowhere else.
+Pure functions from values to markup. Everything that a person typed is escaped here and nowhere else. A button with
+`data-do` is a gesture: page.js sends its data attributes, `gestures` does what they say.
 """
 
 from __future__ import annotations
@@ -8,11 +9,26 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-from shotstream.takes import FilmView, TakeView
+from shotstream.views import FilmView, FrameView, NodeView, QueuedView, TakeView
 
 WORDMARK = (Path(__file__).parent / "wordmark.svg").read_text()
 RATE = "Frames a second of the latest shot, end to end: text, memory, denoising, decoding and H.264."
 STAGES = {"load": "Loading the model", "turn": "Waiting for the camera", "text": "Reading the prompt"}
+POLICIES = {
+    "recent": "evenly from all shots; after six, from the latest (as the paper does)",
+    "anchor": "like recent, and always a picture of the first shot",
+    "retrieval": "from the shots whose prompts are most like the next one",
+}
+PARTS = {  # of the work, as the engine names them: as the page does
+    "text": "text",
+    "context_pass": "memory",
+    "context_encode": "memory",
+    "attention": "memory",
+    "denoise": "denoising",
+    "cache_pass": "denoising",
+    "decode": "pixels",
+    "encode": "H.264",
+}
 
 
 def header(line: str, wrong: bool = False) -> str:
@@ -24,7 +40,7 @@ def header(line: str, wrong: bool = False) -> str:
 COLOPHON = (
     '<p class="colophon">Every shot is made while you watch, a chunk at a time, and remembers up to six pictures of '
     'the shots before it. The method is <a href="https://arxiv.org/abs/2603.25746">ShotStream</a>; the film stays here '
-    "until you close this page.</p>"
+    "until you close this page. Press <kbd>?</kbd> for the keys.</p>"
 )
 
 
@@ -33,12 +49,26 @@ def title(name: str) -> str:
     return name.replace("-", " ").capitalize()
 
 
+def button(label: str, do: str, hint: str = "", **data: object) -> str:
+    """A gesture."""
+    fields = "".join(f' data-{name}="{escape(str(value))}"' for name, value in data.items())
+    told = f' title="{escape(hint)}" aria-label="{escape(hint)}"' if hint else ""
+    return f'<button type="button" class="act" data-do="{do}"{fields}{told}>{escape(label)}</button>'
+
+
 def curtain(view: FilmView) -> str:
     """The stage before the first picture."""
     if has_pictures(view):
         return ""
     words = "Here it comes" if view.takes or view.waiting else "Pick a story, or write your own"
     return f'<div class="curtain"><p>{words}</p></div>'
+
+
+def subtitle(view: FilmView) -> str:
+    """What is on the screen, in words: seen where there is nothing else to read."""
+    shown = [take for take in view.takes if take.shown]
+    words = shown[-1].steers[-1] if shown and shown[-1].steers else shown[-1].caption if shown else ""
+    return f'<p class="subtitle">{escape(words)}</p>' if words else ""
 
 
 def download(session: str | None) -> str:
@@ -56,12 +86,22 @@ def status(view: FilmView) -> str:
     cells = [
         _cell("shot", str(shot)),
         _cell("chunk", _blocks(view.chunk, view.num_chunks) if making else "–"),
-        _cell("made at", rate, RATE),
+        _cell("made at", rate, f"{RATE} {where_time_goes(view)}".strip()),
     ]
     return (
-        f'<div class="slate" data-state="{"making" if making else "waiting"}">{"".join(cells)}'
-        f'<p class="state" role="status">{escape(sentence(view))}</p></div>'
+        f'<div class="slate" data-state="{"making" if making else "waiting"}" data-first="{view.first_chunk or ""}">'
+        f'{"".join(cells)}<p class="state" role="status">{escape(sentence(view))}</p></div>'
     )
+
+
+def where_time_goes(view: FilmView) -> str:
+    """The parts of the latest shot's work, the largest first."""
+    parts: dict[str, float] = {}
+    for name, seconds in view.seconds.items():
+        parts[PARTS.get(name, name)] = parts.get(PARTS.get(name, name), 0.0) + seconds
+    total = sum(parts.values())
+    ranked = sorted(parts.items(), key=lambda part: -part[1]) if total else []
+    return ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in ranked)
 
 
 def sentence(view: FilmView) -> str:
@@ -74,41 +114,136 @@ def sentence(view: FilmView) -> str:
         return f"Making shot {number}, chunk {view.chunk}/{view.num_chunks}{queued}"
     if view.stage:
         return f"Making shot {number}{queued}"
+    if view.held:
+        return f"{len(view.waiting)} held"
     if view.waiting:
         return f"{len(view.waiting)} queued"
-    return "Waiting for you"
+    return "Rolling on" if view.rolling and view.takes else "Waiting for you"
 
 
 def notes(view: FilmView, notice: str) -> str:
     """What went wrong, and what else is worth a sentence."""
-    wrong = f'<p class="wrong" role="alert">{escape(view.message)}</p>' if view.message else ""
+    again = button("Try again", "retry") if view.held and view.waiting else ""
+    wrong = f'<p class="wrong" role="alert">{escape(view.message)} {again}</p>' if view.message else ""
     return wrong + (f'<p class="notice">{escape(notice)}</p>' if notice else "")
 
 
 def strip(view: FilmView, session: str) -> str:
     """The film so far, a picture and a caption for every shot, and behind it the shots that wait to be made."""
     frames = [_frame(take, session) for take in view.takes]
-    frames += [_queued(number, caption) for number, caption in enumerate(view.waiting, start=len(frames) + 1)]
+    first = len(frames) + 1
+    frames += [_queued(place, len(view.waiting), first + place, shot) for place, shot in enumerate(view.waiting)]
     blank = '<li class="nothing">Your film, shot by shot.</li>'
-    return f'<ol class="strip" tabindex="0" aria-label="The film so far">{"".join(frames) or blank}</ol>'
-
-
-def _frame(take: TakeView, session: str) -> str:
-    source = f"still/{escape(session)}/{take.key}"
-    image = f'<img src="{source}" alt="">' if take.has_still else '<div class="blank"></div>'
-    length = f"{take.seconds:.1f} s" + (" · stopped" if take.stopped else "")
-    state = "made" if take.finished else "making"
-    caption = escape(take.caption)
     return (
-        f'<li class="{state}">{image}<p class="number">{take.number} <span>{length}</span></p>'
-        f'<p class="caption" title="{caption}">{caption}</p></li>'
+        f'<ol class="strip" tabindex="0" aria-label="The film so far" data-session="{escape(session)}">'
+        f"{''.join(frames) or blank}</ol>"
     )
 
 
-def _queued(number: int, caption: str) -> str:
+def _frame(take: TakeView, session: str) -> str:
+    length = "cast" if take.cast else f"{take.seconds:.1f} s" + (" · cut short" if take.stopped else "")
+    caption = escape(take.caption)
+    steers = "".join(f'<p class="caption steer">{escape(steer)}</p>' for steer in take.steers)
+    acts = ""
+    if take.finished:
+        acts = (
+            button("Retake", "retake", f"Another take of shot {take.number}", key=take.key, caption=take.caption)
+            + button("Rewind", "rewind", f"Go on from shot {take.number}", key=take.key)
+            + button("Play", "play", f"Play the film again from shot {take.number}", key=take.key)
+        )
     return (
-        f'<li class="queued"><div class="blank"></div><p class="number">{number} <span>queued</span></p>'
-        f'<p class="caption" title="{escape(caption)}">{escape(caption)}</p></li>'
+        f'<li class="{"made" if take.finished else "making"}" data-key="{take.key}">{_picture(take, session)}'
+        f'<p class="number">{take.number} <span>{length}</span></p>'
+        f'<p class="caption" title="{caption}">{caption}</p>{steers}{_takes(take)}<p class="acts">{acts}</p></li>'
+    )
+
+
+def _takes(take: TakeView) -> str:
+    """Which of several takes this is, and the way to the others."""
+    if len(take.others) < 2:
+        return ""
+    place = take.others.index(take.key)
+    before, after = take.others[place - 1], take.others[(place + 1) % len(take.others)]
+    others = " ".join(map(str, take.others))
+    return (
+        f'<p class="takes">{button("◂", "choose", "The take before", key=before)}'
+        f'<button type="button" class="act" data-compare="{others}" data-chosen="{take.key}">'
+        f"take {place + 1}/{len(take.others)}</button>"
+        f"{button('▸', 'choose', 'The next take', key=after)}</p>"
+    )
+
+
+def _picture(shot: TakeView | NodeView, session: str) -> str:
+    if not shot.has_still:
+        return '<div class="blank"></div>'
+    return f'<img src="still/{escape(session)}/{shot.key}" alt="">'
+
+
+def _queued(place: int, count: int, number: int, shot: QueuedView) -> str:
+    caption = escape(shot.caption)
+    acts = button("Edit", "edit", f"Edit shot {number}", key=shot.key, caption=shot.caption)
+    if place:
+        acts += button("◂", "move", f"Shoot shot {number} earlier", key=shot.key, place=place - 1)
+    if place + 1 < count:
+        acts += button("▸", "move", f"Shoot shot {number} later", key=shot.key, place=place + 1)
+    acts += button("Remove", "remove", f"Remove shot {number}", key=shot.key)
+    kind = "picture" if shot.cast else "retake" if shot.retake else "queued"
+    return (
+        f'<li class="queued" data-key="{shot.key}"><div class="blank"></div><p class="number">{number} <span>{kind}'
+        f'</span></p><p class="caption" title="{caption}">{caption}</p><p class="acts">{acts}</p></li>'
+    )
+
+
+def futures(view: FilmView, session: str) -> str:
+    """The tree of all takes: a column a shot, a row for every film that went another way."""
+    if not view.tree:
+        return '<p class="hint">Rewind or retake a shot, and both futures stay here.</p>'
+    rows = {node.key: node.lane for node in view.tree}
+    nodes = []
+    for node in view.tree:
+        drop = node.lane - rows.get(node.parent, node.lane)
+        caption = escape(node.caption)
+        state = "on" if node.on_film else "off"
+        nodes.append(
+            f'<li style="grid-column:{node.number};grid-row:{node.lane + 1};--drop:{drop}" class="{state}">'
+            f'<button type="button" data-do="choose" data-key="{node.key}" title="{caption}" '
+            f'aria-label="Shot {node.number}: {caption}" aria-pressed="{str(node.on_film).lower()}">'
+            f"{_picture(node, session)}</button></li>"
+        )
+    return f'<ol class="tree" aria-label="All takes">{"".join(nodes)}</ol>'
+
+
+def memory(view: FilmView, session: str) -> str:
+    """The frames that the next shot looks back at, and how they are chosen."""
+    if not view.frames:
+        return '<p class="hint">After the first shot: the pictures that the next one looks back at.</p>'
+    choices = "".join(
+        f'<button type="button" class="act" data-do="policy" data-policy="{name}" title="{escape(hint)}" '
+        f'aria-pressed="{str(view.policy == name).lower()}">{name}</button>'
+        for name, hint in POLICIES.items()
+    )
+    weigh = button("Hide attention", "attention", on="") if view.weighing else button("Attention", "attention", on="1")
+    frames = "".join(_remembered(frame, session) for frame in view.frames)
+    return f'<p class="policies">{choices}{weigh}</p><ol class="frames">{frames}</ol>'
+
+
+def _remembered(frame: FrameView, session: str) -> str:
+    where = f"shot {frame.number}, {frame.seconds:.1f} s"
+    mark = {"key": frame.key, "frame": frame.offset}
+    if frame.dropped:
+        acts = button("Take back", "drop", f"Look back at {where} again", **mark, on="")
+    else:
+        pin = ("Unpin", "") if frame.pinned else ("Pin", "1")
+        acts = button(pin[0], "pin", f"{pin[0]} {where}", **mark, on=pin[1])
+        acts += button("Drop", "drop", f"Do not look back at {where}", **mark, on="1") if frame.next else ""
+    share = ""
+    if frame.attention is not None:
+        share = f'<meter min="0" max="1" value="{frame.attention:.3f}" title="attention">{frame.attention:.0%}</meter>'
+        share = f'<span class="share">{share}{frame.attention:.0%}</span>'
+    state = "pinned" if frame.pinned else "" if frame.next else "past"
+    return (
+        f'<li class="{state}"><img src="frame/{escape(session)}/{frame.key}/{frame.offset}" alt="{where}">'
+        f'<p class="number">{frame.number} <span>{frame.seconds:.1f} s</span></p>{share}<p class="acts">{acts}</p></li>'
     )
 
 
@@ -125,16 +260,20 @@ def _blocks(chunk: int, num_chunks: int) -> str:
     """A chunk counter as little blocks: done, being made, to come."""
     if not num_chunks:
         return "…"
+    if num_chunks > 12:
+        return f"{chunk}/{num_chunks}"
     marks = "".join(
         f'<i class="{"done" if n < chunk else "now" if n == chunk else ""}"></i>' for n in range(1, num_chunks + 1)
     )
     return f'<span class="blocks">{marks}</span>'
 
 
-EMPTY = FilmView(takes=(), waiting=(), stage="", chunk=0, num_chunks=0, fps=None, message=None)
+EMPTY = FilmView()
 EMPTY_STAGE = curtain(EMPTY)
 EMPTY_STRIP = strip(EMPTY, "")
 EMPTY_SLATE = status(EMPTY)
+EMPTY_FUTURES = futures(EMPTY, "")
+EMPTY_MEMORY = memory(EMPTY, "")
 FIRST_PICTURE = _cell(
     "first picture", "–", "From Enter to the first new picture on this screen."
 )  # page.js measures it

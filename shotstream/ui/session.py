@@ -15,10 +15,11 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
-from shotstream.director import Backend, Director
+from shotstream.director import Director
 from shotstream.errors import UserError
 from shotstream.media import Segment
-from shotstream.takes import FilmView
+from shotstream.shooting import Backend
+from shotstream.views import FilmView
 
 LEAD = 1.2  # seconds
 MAX_SESSIONS = 64
