@@ -22,10 +22,11 @@ import numpy as np
 
 from shotstream.context import DIRECTED, Pick, look_back
 from shotstream.errors import UserError
-from shotstream.media import FilmShot, Segment, write_film
-from shotstream.memory import Memory
+from shotstream.media import FilmShot, Segment, still, write_film
+from shotstream.memory import Memory, read_file
 from shotstream.plan import LONGEST_SHOT
 from shotstream.reel import Reel
+from shotstream.saving import SavedSession, SavedShot, read_session, session_text
 from shotstream.shooting import ROLL_CHUNKS, Backend, Shooting
 from shotstream.story import clean_prompt
 from shotstream.takes import BEGINNING, Piece, Prompt, Steer, Take, newest_future, path_to, remembered
@@ -135,7 +136,7 @@ class Director(Shooting):
         with self._changing():
             self._waiting[:0] = self._drop_unshown(keep_first=True)
             take = self._head
-            if take is None or take.prompt.picture is not None or take.lost:
+            if take is None or take.lost or not (take.footage or take.unfinished):
                 raise UserError("There is no shot to steer: make one first.")
             chunk = max(1, take.num_chunks)
             if chunk >= LONGEST_SHOT:
@@ -391,6 +392,51 @@ class Director(Shooting):
         """Writes the film as an MP4 whose chapters are the shots; the number of frames. Raises UserError."""
         return write_film(path, self._film_shots(self._film()), self._backend.fps)
 
+    def save(self, path: Path) -> None:
+        """Writes all that the film remembers, its words and what waits, so that another session can go on with it: the
+        same prompts then make the same shots. Raises UserError."""
+        with self._condition:
+            closed = [take for take in self._film() if take.memory]
+            number = {take.key: place for place, take in enumerate(closed)}
+            pinned, dropped = (
+                tuple((number[key], frame) for key, frame in sorted(marked) if key in number)
+                for marked in (self._pinned, self._dropped)
+            )
+            session = SavedSession(
+                self._seed,
+                self._num_keys,
+                tuple(_saved(take.prompt) for take in closed),
+                tuple(_saved(prompt) for prompt in self._waiting if prompt.picture is None and prompt.after is None),
+                self._policy,
+                pinned,
+                dropped,
+            )
+            memory = remembered(self._head)
+        memory.save(path, session_text(session))
+
+    def resume(self, path: Path) -> str:
+        """Goes on with what `save` wrote, without its footage, in the place of all that there is; the story's caption.
+
+        Raises UserError for any other file; then nothing is changed.
+        """
+        memory, text = read_file(path)
+        session = read_session(text, memory)
+        with self._changing():
+            self._drop_unshown()
+            self._forget()
+            self._seed, self._num_keys, self._policy = session.seed, session.num_keys, session.policy
+            for place, shot in enumerate(session.takes):
+                take = Take(_prompt(shot), self._head, memory.shots[place].seed, resumed=True)
+                take.memory = Memory(memory.shots[: place + 1])
+                take.still = still(memory.shots[place].thumbnails[-1])
+                self._takes[take.key] = take
+                self._head = take
+            self._pinned |= {(session.takes[shot].key, frame) for shot, frame in session.pinned}
+            self._dropped |= {(session.takes[shot].key, frame) for shot, frame in session.dropped}
+            self._waiting += [_prompt(shot) for shot in session.waiting][:MAX_WAITING]
+        shots = (*session.takes, *session.waiting)
+        return shots[-1].global_caption if shots else ""
+
     def export_take(self, key: int, path: Path) -> int:
         """Writes one take as an MP4; the number of frames. Raises UserError."""
         with self._condition:
@@ -492,8 +538,8 @@ class Director(Shooting):
         """A take that stays, whatever is dropped. Raises UserError if nobody saw it yet."""
         take = self._find(key)
         for shot in path_to(take):
-            cast = shot.prompt.picture is not None and shot.memory
-            if not cast and not any(piece.shown for piece in shot.footage):
+            without_footage = shot.memory and not shot.footage
+            if not without_footage and not any(piece.shown for piece in shot.footage):
                 raise UserError("This shot was not on the screen yet: wait for it.")
         return take
 
@@ -548,6 +594,15 @@ class Director(Shooting):
         self._takes.pop(take.key, None)
         if take in self._film():
             self._head = take.parent
+
+
+def _saved(prompt: Prompt) -> SavedShot:
+    cast = prompt.picture is not None
+    return SavedShot(prompt.key, prompt.global_caption, prompt.caption, prompt.num_chunks, prompt.dissolve, cast)
+
+
+def _prompt(shot: SavedShot) -> Prompt:
+    return Prompt(shot.key, shot.global_caption, shot.caption, shot.num_chunks, shot.dissolve)
 
 
 def _clean(global_caption: str, caption: str) -> tuple[str, str]:

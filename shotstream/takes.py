@@ -58,7 +58,8 @@ class Steer:
 
 @dataclass(eq=False)
 class Take:
-    """One shot: being made, or made, with a piece of footage for every chunk so far.
+    """One shot: being made, or made, with a piece of footage for every chunk so far; none for a picture that was cast,
+    or in a session that was `resumed`.
 
     `wanted` is how many chunks it is to have, None until the engine has said how many are usual. `memory` is the film's
     memory after it, None until it is closed; it is `lost` if that went wrong.
@@ -77,6 +78,7 @@ class Take:
     stopped: bool = False  # it is shorter than was asked for
     ended: bool = False  # it does not roll on by itself
     lost: bool = False
+    resumed: bool = False
 
     @property
     def key(self) -> int:
@@ -97,7 +99,8 @@ class Take:
     @property
     def unfinished(self) -> bool:
         """Are there chunks to be made yet?"""
-        return self.prompt.picture is None and (self.wanted is None or self.wanted > self.num_chunks)
+        filmed = self.prompt.picture is None and not self.resumed
+        return filmed and (self.wanted is None or self.wanted > self.num_chunks)
 
     def caption_at(self, chunk: int) -> str:
         """What the shot is told for a chunk, without the story."""

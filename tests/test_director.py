@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+import json
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from shotstream.backends.in_process import InProcessBackend, Turns
 from shotstream.director import MAX_WAITING, Director
 from shotstream.errors import UserError
 from shotstream.events import Event, ShotRequest
-from shotstream.memory import ShotMemory
+from shotstream.memory import ShotMemory, read_file
 from shotstream.models.random_model import save_random_model
 from shotstream.models.weights import load_model
 from shotstream.sampler import Schedule
@@ -640,6 +641,83 @@ def test_a_cast_picture_is_remembered_like_a_shot(director: Director, recorder: 
     assert [len(request.memory.shots) for request in recorder.requests] == [1]
     assert recorder.requests[0].caption == f"{STORY}shot1:It jumps." and recorder.requests[0].picks == ((0, 0),) * 6
     assert np.array_equal(director.remembered_frame(view.takes[0].key, 0), picture)
+
+
+# Another day
+
+
+def test_a_saved_session_goes_on_elsewhere_as_it_would_have_here(recorder: Recorder, tmp_path: Path):
+    here, there = Director(recorder), Director(recorder)
+    try:
+        picture = np.full((32, 48, 3), 90, dtype=np.uint8)
+        here.cast(STORY, "The hero.", picture)
+        shoot(here, "One.", "Two.")
+        here.remember_by("anchor")
+        here.pin(film(here)[1], 0)
+        here.queue_shot(STORY, "Three.", 2)
+        here.save(tmp_path / "film.memory")
+        work(here)
+        shoot(here, "Four.")
+        assert there.resume(tmp_path / "film.memory") == STORY
+        view = there.view()
+        assert [take.caption for take in view.takes] == ["The hero.", "One.", "Two."]
+        assert all(take.has_still and take.finished for take in view.takes)
+        assert [shot.caption for shot in view.waiting] == ["Three."] and view.policy == "anchor"
+        assert any(frame.pinned for frame in view.frames)
+        work(there)
+        shoot(there, "Four.")
+        for ours, theirs in zip(here.memory.shots, there.memory.shots, strict=True):
+            assert ours.caption == theirs.caption and ours.latents.equal(theirs.latents)
+        assert there.export(tmp_path / "film.mp4") == FIRST + LATER + FIRST + 2 * LATER  # what was made there
+        there.rewind(film(there)[1])
+        with pytest.raises(UserError, match="no shot to steer"):
+            there.steer("It sleeps.")
+        there.retake(film(there)[1])
+        work(there)
+        assert [take.caption for take in there.view().takes] == ["The hero.", "One."]
+    finally:
+        here.close()
+        there.close()
+
+
+HOSTILE = {
+    "nothing": "",
+    "no JSON": "{",
+    "nesting bomb": "[" * 100_000,
+    "a list": "[]",
+    "other shots": {"takes": []},
+    "keys twice": {"waiting": [{"key": 1}]},
+    "a key from nowhere": {"num_keys": 0},
+    "an absurd seed": {"seed": 2**70},
+    "a policy that there is not": {"policy": "first"},
+    "a policy of another kind": {"policy": ["recent"]},
+    "a frame that there is not": {"pinned": [[0, 1]]},
+    "a shot that there is not": {"dropped": [[7, 0]]},
+    "a blank caption": {"waiting": [{"key": 2, "caption": " "}]},
+    "a length that cannot be": {"waiting": [{"key": 2, "num_chunks": 10**9}]},
+    "more than is known": {"waiting": [{"key": 2, "picture": "x"}]},
+}
+
+
+@pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_session_changes_nothing(director: Director, tmp_path: Path, change: str | dict):
+    shoot(director, "One.")
+    director.queue_shot(STORY, "Two.")
+    director.save(tmp_path / "film.memory")
+    memory, text = read_file(tmp_path / "film.memory")
+    if isinstance(change, dict):
+        session = json.loads(text)
+        for name, value in change.items():
+            waits = name == "waiting" and session["waiting"][0]
+            session[name] = [waits | entry for entry in value] if waits else value
+        change = json.dumps(session)
+    memory.save(tmp_path / "hostile.memory", change)
+    before = director.view()
+    with pytest.raises(UserError, match="holds no session"):
+        director.resume(tmp_path / "hostile.memory")
+    assert director.view() == before
+    director.resume(tmp_path / "film.memory")  # the honest one is taken
+    assert [take.caption for take in director.view().takes] == ["One."]
 
 
 # Everything at once
