@@ -22,14 +22,15 @@ import numpy as np
 
 from shotstream.context import DIRECTED, Pick, look_back
 from shotstream.errors import UserError
-from shotstream.media import FilmShot, Segment, still, write_film
+from shotstream.media import FilmShot, Segment, still, storyboard, webvtt, write_film
 from shotstream.memory import Memory, read_file
+from shotstream.note import FilmNote, ShotNote, Steer
 from shotstream.plan import LONGEST_SHOT
 from shotstream.reel import Reel
 from shotstream.saving import SavedSession, SavedShot, read_session, session_text
 from shotstream.shooting import ROLL_CHUNKS, Backend, Shooting
-from shotstream.story import clean_prompt
-from shotstream.takes import BEGINNING, Piece, Prompt, Steer, Take, newest_future, path_to, remembered
+from shotstream.story import Shot, Story, clean_prompt
+from shotstream.takes import BEGINNING, Piece, Prompt, Take, newest_future, path_to, remembered
 from shotstream.views import FilmView, FrameView, queued_views, take_views, tree_views
 
 MAX_WAITING = 20  # prompts
@@ -388,10 +389,6 @@ class Director(Shooting):
             self._condition.notify_all()
             return segment
 
-    def export(self, path: Path) -> int:
-        """Writes the film as an MP4 whose chapters are the shots; the number of frames. Raises UserError."""
-        return write_film(path, self._film_shots(self._film()), self._backend.fps)
-
     def save(self, path: Path) -> None:
         """Writes all that the film remembers, its words and what waits, so that another session can go on with it: the
         same prompts then make the same shots. Raises UserError."""
@@ -437,19 +434,70 @@ class Director(Shooting):
         shots = (*session.takes, *session.waiting)
         return shots[-1].global_caption if shots else ""
 
+    def export(self, path: Path) -> int:
+        """Writes the film as an MP4 whose chapters are the shots, with the note that it can be made again from; the
+        number of frames. Raises UserError."""
+        shots, note = self._exported()
+        return write_film(path, shots, self._backend.fps if shots else 1, note)
+
+    def captions(self) -> str:
+        """The film's captions as WebVTT."""
+        shots, _ = self._exported()
+        return webvtt(shots, self._backend.fps if shots else 1)
+
+    def storyboard(self) -> bytes:
+        """PNG of a picture and the caption of every shot. Raises UserError if there is none."""
+        shots, _ = self._exported()
+        return storyboard(shots)
+
+    def story(self) -> Story:
+        """The film and what waits, in words. Raises UserError if there are none."""
+        with self._condition:
+            prompts = [*(take.prompt for take in self._film()), *self._waiting]
+            told = next((prompt.global_caption for prompt in reversed(prompts) if prompt.global_caption), "A film.")
+            return Story(told, tuple(Shot(prompt.caption) for prompt in prompts))
+
     def export_take(self, key: int, path: Path) -> int:
         """Writes one take as an MP4; the number of frames. Raises UserError."""
         with self._condition:
-            take = self._find(key)
-        return write_film(path, self._film_shots([take]), self._backend.fps)
+            shots = self._film_shots([self._find(key)])
+        return write_film(path, shots, self._backend.fps if shots else 1)
+
+    def _exported(self) -> tuple[list[FilmShot], FilmNote | None]:
+        with self._condition:
+            film = self._film()
+            shots = self._film_shots(film)
+            return shots, self._note(film) if shots else None
+
+    def _note(self, film: list[Take]) -> FilmNote:
+        filmed = [take for take in film if take.footage]
+        height, width = self._reel.last_picture(filmed[0].footage[0]).shape[:2]
+        return FilmNote(
+            model=self._backend.model_name,
+            fps=self._backend.fps,
+            width=width,
+            height=height,
+            shots=tuple(
+                ShotNote(
+                    caption=take.prompt.caption,
+                    global_caption=take.prompt.global_caption,
+                    seed=take.seed,
+                    num_chunks=take.num_chunks,
+                    steers=tuple(take.steers),
+                    dissolve=take.prompt.dissolve,
+                    picks=take.picks,
+                )
+                for take in filmed
+            ),
+            cast=len(filmed) < len(film),  # what was not filmed here cannot be made again from words
+        )
 
     def _film_shots(self, takes: list[Take]) -> list[FilmShot]:
-        with self._condition:
-            return [
-                FilmShot(take.prompt.caption, [self._reel.load(piece).data for piece in take.footage])
-                for take in takes
-                if take.footage
-            ]
+        return [
+            FilmShot(take.prompt.caption, [self._reel.load(piece).data for piece in take.footage])
+            for take in takes
+            if take.footage
+        ]
 
     # What is made next
 

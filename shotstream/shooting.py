@@ -33,10 +33,13 @@ ROLL_CHUNKS = 2  # that a rolling shot grows by
 
 
 class Backend(Protocol):
-    """Where shots come from; see `backends`. `fps` need only be known once a shot was made."""
+    """Where shots come from; see `backends`. `fps` and `model_name` need only be known once a shot was made."""
 
     @property
     def fps(self) -> int: ...
+
+    @property
+    def model_name(self) -> str: ...
 
     def shoot(self, request: ShotRequest) -> Iterator[Event]: ...
 

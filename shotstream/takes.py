@@ -15,6 +15,7 @@ import numpy as np
 
 from shotstream.context import Pick
 from shotstream.memory import Memory
+from shotstream.note import Steer
 
 BEGINNING = 0  # the key of no take: where a film begins
 
@@ -46,14 +47,6 @@ class Piece:
     duration: float
     num_frames: int
     shown: bool = False
-
-
-@dataclass(frozen=True)
-class Steer:
-    """From `chunk` on a shot is told `caption`."""
-
-    chunk: int
-    caption: str
 
 
 @dataclass(eq=False)

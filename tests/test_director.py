@@ -16,14 +16,17 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 
 from shotstream.backends.in_process import InProcessBackend, Turns
 from shotstream.director import MAX_WAITING, Director
 from shotstream.errors import UserError
 from shotstream.events import Event, ShotRequest
+from shotstream.film import shoot_film
 from shotstream.memory import ShotMemory, read_file
 from shotstream.models.random_model import save_random_model
 from shotstream.models.weights import load_model
+from shotstream.provenance import read_note
 from shotstream.sampler import Schedule
 
 STORY = "A red ball called Pip."
@@ -53,6 +56,10 @@ class Recorder:
     @property
     def fps(self) -> int:
         return self.backend.fps
+
+    @property
+    def model_name(self) -> str:
+        return self.backend.model_name
 
     def cast(self, picture: np.ndarray, caption: str) -> ShotMemory:
         return self.backend.cast(picture, caption)
@@ -315,6 +322,26 @@ def test_export_holds_what_is_made_with_a_chapter_a_shot(director: Director, rec
     with av.open(str(path)) as container:
         assert [chapter["metadata"]["title"] for chapter in container.chapters()] == ["One <b>", "Two", "Three"]
     assert num_frames == len(frame_times(shown + show_all(director), recorder.fps))
+
+
+def test_a_directed_film_can_be_made_again_from_its_note(director: Director, backend: InProcessBackend, tmp_path: Path):
+    """With a steered shot, a dissolve and chosen context frames; the engine is told what the note says."""
+    director.remember_by("anchor")
+    shoot(director, "One.", "Two.")
+    director.steer("Now it sleeps.")
+    work(director)
+    director.queue_shot(STORY, "Three.", 2, dissolve=True)
+    work(director)
+    director.export(tmp_path / "film.mp4")
+    note = read_note(tmp_path / "film.mp4")
+    assert [shot.num_chunks for shot in note.shots] == [3, 6, 2] and note.shots[2].dissolve
+    assert [(steer.chunk, steer.caption) for steer in note.shots[1].steers] == [(3, "Now it sleeps.")]
+    *_, done = shoot_film(backend.engine.result(), note)
+    for made, made_again in zip(director.memory.shots, done.memory.shots, strict=True):
+        assert made.caption == made_again.caption and made.num_frames == made_again.num_frames
+        torch.testing.assert_close(made.latents, made_again.latents, atol=1e-4, rtol=0)
+    assert "One." in director.captions() and director.storyboard()[:4] == b"\x89PNG"
+    assert [shot.caption for shot in director.story().shots] == ["One.", "Two.", "Three."]
 
 
 def test_footage_runs_ahead_of_the_viewer_by_one_shot_at_most(director: Director):

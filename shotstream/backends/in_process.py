@@ -62,6 +62,11 @@ class InProcessBackend:
         """Frames a second of the model, which must be loaded."""
         return self.engine.result().model.fps
 
+    @property
+    def model_name(self) -> str:
+        """The name of the model, which must be loaded."""
+        return self.engine.result().model.name
+
     def shoot(self, request: ShotRequest) -> Iterator[Event]:
         """Makes one shot when its turn comes. While it waits it says so, with a `Progress` that can be cancelled at.
 
