@@ -6,7 +6,8 @@ them decides when. One thread makes shots (`shoot_next`); any other may direct a
 
 What was shown is the film. Footage runs ahead of the viewer by at most one shot; what a cut, a stop or a jump to
 another take catches unshown is dropped as if it had never been made, so that film, memory and timeline always agree
-with what was seen. Every step back is an older memory sent again.
+with what was seen. What somebody goes back to, or wants another take of, counts as seen. Every step back is an older
+memory sent again.
 """
 
 from __future__ import annotations
@@ -168,7 +169,7 @@ class Director(Shooting):
         it, what came after the old take stays in the tree."""
         words = None if caption is None else clean_prompt(caption, "The shot")
         with self._changing():
-            take = self._seen(key)
+            take = self._kept(key)
             self._jump()
             prompt = replace(
                 take.prompt,
@@ -181,14 +182,14 @@ class Director(Shooting):
     def rewind(self, key: int) -> None:
         """The film ends with this take, and goes on from there; `BEGINNING` is before the first."""
         with self._changing():
-            take = None if key == BEGINNING else self._seen(key)
+            take = None if key == BEGINNING else self._kept(key)
             self._jump()
             self._go_to(take)
 
     def choose(self, key: int) -> None:
         """The film is the one that went on from this take last."""
         with self._changing():
-            take = self._seen(key)
+            take = self._kept(key)
             self._jump()
             self._go_to(newest_future(take, self._takes.values()))
 
@@ -371,6 +372,14 @@ class Director(Shooting):
             take = self._takes.get(key)
             shot = take.memory.shots[-1] if take and take.memory else None
             return shot.thumbnails[shot.offsets.index(frame)] if shot and frame in shot.offsets else None
+
+    def last_picture(self) -> np.ndarray | None:
+        """[H, W, 3] uint8: what the film ends with, at its own size; None if it was not made or cast here."""
+        with self._condition:
+            take = self._head
+            if take and (take.footage or take.prompt.picture is not None):
+                return self._last_picture(take)
+            return None
 
     def has_unshown(self) -> bool:
         with self._condition:
@@ -582,13 +591,15 @@ class Director(Shooting):
             raise UserError("This take is gone.")
         return self._takes[key]
 
-    def _seen(self, key: int) -> Take:
-        """A take that stays, whatever is dropped. Raises UserError if nobody saw it yet."""
+    def _kept(self, key: int) -> Take:
+        """A take that stays, whatever is dropped: whoever goes back to it, or wants another, has seen enough of it and
+        of what came before. Raises UserError if nothing of it was made yet."""
         take = self._find(key)
+        if not take.footage and not take.memory:
+            raise UserError("Nothing of this shot was made yet: wait for it.")
         for shot in path_to(take):
-            without_footage = shot.memory and not shot.footage
-            if not without_footage and not any(piece.shown for piece in shot.footage):
-                raise UserError("This shot was not on the screen yet: wait for it.")
+            for piece in shot.footage:
+                piece.shown = True
         return take
 
     def _new_key(self) -> int:

@@ -32,12 +32,14 @@ from shotstream.sampler import NoiseSource, denoise, euler, guided, seeded_noise
 class Engine:
     """Makes shots with one model. Shots may be made turn by turn or from several threads: none sees another's."""
 
-    def __init__(self, model: Model, routing: bool = True, policy: str = "recent") -> None:
+    def __init__(self, model: Model, routing: bool = True, policy: str = "recent", rebased: bool = False) -> None:
         """Without `routing` context frames attend to the new shot's caption instead of their own (paper, ablation);
-        `policy` is one of `context.CONTEXT_POLICIES`."""
+        `policy` is one of `context.CONTEXT_POLICIES`; `rebased` counts the shots of the
+        discontinuity indicator anew from the oldest that is looked back at (the paper counts on)."""
         self.model = model
         self.routing = routing
         self.policy = policy
+        self.rebased = rebased
         self._lock = threading.Lock()
         self._idle: ShotCache | None = self._allocate(*self._latent_size(model.height, model.width))
 
@@ -48,7 +50,9 @@ class Engine:
         `noise` replaces what the request's seed draws. Raises `UserError` at once for a request that cannot be made,
         and in the middle of a shot for lack of memory.
         """
-        return self._shoot(plan_shot(request, self.model, self.policy), noise or seeded_noise(request.seed))
+        return self._shoot(
+            plan_shot(request, self.model, self.policy, self.rebased), noise or seeded_noise(request.seed)
+        )
 
     @torch.no_grad()
     def cast(self, picture: np.ndarray, caption: str) -> ShotMemory:
@@ -58,7 +62,7 @@ class Engine:
         """
         height, width = picture.shape[:2]
         plan_shot(ShotRequest(caption, height=height, width=width), self.model)
-        frame = torch.from_numpy(picture).permute(2, 0, 1).to(self.model.device, torch.float32) / 127.5 - 1
+        frame = torch.from_numpy(picture.copy()).permute(2, 0, 1).to(self.model.device, torch.float32) / 127.5 - 1
         latents = self.model.vae.encode_frames(frame[None].to(self.model.dtype)).to(self.model.dtype).cpu()
         return ShotMemory(caption, 0, 1, (0,), latents, thumbnail(frame)[None])
 

@@ -36,11 +36,11 @@ class Plan:
     rope_shot: int  # discontinuity indicator of the shot itself
 
 
-def plan_shot(request: ShotRequest, model: Model, policy: str = "recent") -> Plan:
+def plan_shot(request: ShotRequest, model: Model, policy: str = "recent", rebased: bool = False) -> Plan:
     """What the request asks for, or a `UserError` that says what is wrong with it.
 
     `policy` chooses the context frames of a request that leaves them open. A shot that is longer than the model was
-    trained on rolls its local cache; one of a model that makes whole shots cannot be.
+    trained on rolls its local cache; one of a model that makes whole shots cannot be. `rebased`: see `Engine`.
     """
     _check_whole(request.seed, 0, MAX_SEED, "The seed")
     num_chunks = model.default_chunks if request.num_chunks is None else request.num_chunks
@@ -69,6 +69,7 @@ def plan_shot(request: ShotRequest, model: Model, policy: str = "recent") -> Pla
     picks = request.picks or look_back(shots, request.caption, policy)
     latents, context_shots = request.memory.latents_at(picks), tuple(shot for shot, _ in picks)
     seen = sorted(set(context_shots))
+    routes = tuple(seen.index(shot) for shot in context_shots)
     return Plan(
         request,
         num_chunks,
@@ -76,9 +77,9 @@ def plan_shot(request: ShotRequest, model: Model, policy: str = "recent") -> Pla
         prefix_chunks,
         (*(shots[shot].caption for shot in seen), request.caption),
         latents,
-        context_shots,
-        tuple(seen.index(shot) for shot in context_shots),
-        len(shots),
+        routes if rebased else context_shots,
+        routes,
+        len(seen) if rebased else len(shots),
     )
 
 

@@ -23,6 +23,7 @@ class TakeView:
     finished: bool = True
     stopped: bool = False
     cast: bool = False
+    resumed: bool = False
     dissolve: bool = False
     shown: bool = True  # at least a part of it
     steers: tuple[str, ...] = ()
@@ -105,6 +106,7 @@ def take_views(film: Sequence[Take], takes: Sequence[Take], making: Take | None)
             finished=take is not making,
             stopped=take.stopped,
             cast=take.prompt.picture is not None,
+            resumed=take.resumed,
             dissolve=take.prompt.dissolve,
             steers=tuple(steer.caption for steer in take.steers),
             others=tuple(others[_parent_key(take)]),

@@ -599,6 +599,22 @@ def test_a_step_back_in_the_middle_of_a_shot_drops_what_nobody_saw(director: Dir
     assert [shot.num_frames for shot in director.memory.shots] == [FIRST + 2 * LATER, FIRST + LATER]
 
 
+def test_what_somebody_goes_back_to_counts_as_seen(director: Director):
+    director.queue_shot(STORY, "One.")
+    director.shoot_next()  # and nothing of it was shown yet
+    (one,) = film(director)
+    director.retake(one)
+    work(director)
+    assert len(director.view().tree) == 2 and film(director) != [one]
+    director.choose(one)
+    assert director.memory.num_frames == FIRST + 2 * LATER
+    at_chunk(director, 1, lambda: director.retake(film(director)[-1]))  # the running one, after its first chunk
+    director.queue_shot(STORY, "Two.")
+    work(director)
+    assert [take.stopped for take in director.view().takes] == [False, False]
+    assert director.view().takes[1].others and len(director.view().tree) == 4
+
+
 # Memory
 
 

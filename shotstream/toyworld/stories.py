@@ -40,6 +40,7 @@ __all__ = [
     "ToyShot",
     "ToyStory",
     "leave_out",
+    "long_return",
     "long_story",
     "random_story",
     "returning",
@@ -165,6 +166,29 @@ def returning(rng: random.Random, num_chunks: int = 3) -> ToyStory:
         (second, described(rng, second)),
         (first, singled_out(rng, first, second, "first", brief=True)),
     ):
+        scene = replace(
+            scene,
+            shape=member.shape,
+            colour=member.colour,
+            camera=other(rng, CAMERAS, scene.camera),
+            expression=rng.choice(EXPRESSIONS),
+            action=rng.choice(ACTIONS),
+        )
+        shots.append(ToyShot(full_caption(rng, scene, who, {"camera", "expression"}), scene, num_chunks))
+    return ToyStory(rng.choice(STYLES), tuple(shots))
+
+
+def long_return(rng: random.Random, num_shots: int = 12, num_chunks: int = 2) -> ToyStory:
+    """A test story for a long memory: shot 1 shows somebody with a name, then somebody else has the film, and the last
+    shot returns to the first one by name alone."""
+    scene, name = opening_scene(rng), rng.choice(NAMES)
+    first = Member(scene.shape, scene.colour, name, *rng.choice(PRONOUNS))
+    second = Member(other(rng, SHAPES, scene.shape), other(rng, COLOURS, scene.colour), None, *rng.choice(PRONOUNS))
+    subject = f"{described(rng, first)} named {name}"
+    shots = [ToyShot(full_caption(rng, scene, subject, EVERYTHING), scene, num_chunks)]
+    while len(shots) < num_shots:
+        member = first if len(shots) + 1 == num_shots else second
+        who = name if member is first else described(rng, second) if len(shots) == 1 else second.subject
         scene = replace(
             scene,
             shape=member.shape,

@@ -121,6 +121,50 @@
       ${key === chosen ? "disabled" : ""}>${key === chosen ? "In the film" : "Choose"}</button></figure>`);
     sheet(`<h2>Takes side by side</h2><div class="takes">${takes.join("")}</div><p><button type="button" data-close>Close</button></p>`);
   }
+  // Files go to the server as they are, which looks at them with suspicion.
+  async function give(path, body) {
+    const answer = await fetch(path, { method: "POST", body });
+    return answer.ok ? answer.text() : null;
+  }
+  let chosen = null;
+  function choose(file) {
+    chosen = file;
+    const picture = document.querySelector("#cast .chosen");
+    if (!picture || !file) return;
+    picture.src = URL.createObjectURL(file);
+    picture.hidden = false;
+    document.querySelector("#cast .who").focus();
+  }
+  async function cast(button) {
+    const who = document.querySelector("#cast .who");
+    if (button.dataset.cast === "chosen" && !chosen) return document.querySelector("#cast input[type=file]").click();
+    const asked = new URLSearchParams({ story: story(), caption: who.value || "The hero." });
+    if ((await give(`cast/${session()}?${asked}`, button.dataset.cast === "chosen" ? chosen : null)) === null) return;
+    who.value = "";
+    chosen = null;
+    document.querySelector("#cast .chosen").hidden = true;
+  }
+  async function open_kept(input) {
+    const told = input.files[0] && (await give(`open/${session()}`, input.files[0]));
+    input.value = "";
+    if (told === null || told === undefined) return;
+    leave_old_film();
+    const text = document.querySelector("#story textarea");
+    text.value = told;
+    text.dispatchEvent(new Event("input", { bubbles: true }));
+  }
+  document.addEventListener("change", (event) => {
+    if (event.target.id === "open") open_kept(event.target);
+    else if (event.target.closest?.("#cast") && event.target.type === "file") choose(event.target.files[0]);
+  });
+  document.addEventListener("paste", (event) => {
+    const file = [...(event.clipboardData?.files ?? [])].find((one) => one.type.startsWith("image/"));
+    if (!file) return;
+    event.preventDefault();
+    if (!document.querySelector("#cast .who")) document.querySelector("#cast button").click();
+    setTimeout(() => choose(file), 50);
+  });
+
   const KEYS = [
     ["Enter", "shoot what is in the box after what waits"], ["Alt+Enter", "tell the running shot instead (steer)"],
     ["Ctrl+Enter", "cut now, to what is in the box if anything is"], ["Shift+Enter", "a new line"], ["Esc", "out of the box, and back"],
@@ -178,9 +222,10 @@
       <p><button type="button" data-close>Close</button></p>`);
   }
   document.addEventListener("click", (event) => {
-    const button = event.target.closest?.("[data-do], [data-compare]");
+    const button = event.target.closest?.("[data-do], [data-compare], [data-cast]");
     if (!button || button.disabled) return;
     if (button.dataset.compare) return compare(button);
+    if (button.dataset.cast) return cast(button);
     const gesture = gestureOf(button);
     if (gesture.do === "edit") return rewrite(gesture, "This shot waits", "Change it");
     if (gesture.do === "retake") return rewrite(gesture, "Another take", "Take it again");

@@ -7,32 +7,23 @@ Reads in the order it looks. Knows no model and no video format; the film is the
 from __future__ import annotations
 
 import asyncio
-import json
-import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from starlette.background import BackgroundTask
-from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
 
 from shotstream.backends.in_process import InProcessBackend
-from shotstream.director import Director
 from shotstream.errors import UserError
-from shotstream.media import encode_png
 from shotstream.story import Story, compose_caption, read_story
 from shotstream.ui import render
-from shotstream.ui.gestures import perform, read_gesture
 from shotstream.ui.player import LivePlayer, forget_segments
+from shotstream.ui.routes import Routes
 from shotstream.ui.session import Session, Sessions
 from shotstream.views import FilmView
 
-GONE = "This film is gone: its page was closed."
 ASSETS = Path(__file__).parents[2] / "assets"
-STORIES, POSTER = ASSETS / "stories", ASSETS / "poster.mp4"
+STORIES = ASSETS / "stories"
 CALLS = (
     "Close-up",
     "Wide shot",
@@ -72,18 +63,9 @@ class Page:
         self.backend = backend
         self.about = about
         self.sessions = Sessions(backend)
-        self.routes = [
-            Route("/film/{session}", self.download),
-            Route("/take/{session}/{key:int}", self.take),
-            Route("/still/{session}/{key:int}", self.still),
-            Route("/frame/{session}/{key:int}/{frame:int}", self.frame),
-            Route("/direct/{session}", self.direct, methods=["POST"]),
-            Route("/stories", self.stories),
-            Route("/poster", self.poster),
-            Route("/health", self.health),
-        ]
         self.examples = {path.stem: read_story(path) for path in sorted(STORIES.glob("*.json"))}
         self.blocks = self._layout(self.examples)
+        self.routes = Routes(backend, self.sessions, self.examples, self._forget_segments).all
 
     def _layout(self, stories: dict[str, Story]) -> gr.Blocks:
         with gr.Blocks(title="ShotStream", analytics_enabled=False, fill_width=True) as blocks:
@@ -142,11 +124,18 @@ class Page:
                     memory = gr.HTML(render.EMPTY_MEMORY)
                 with gr.Accordion("Takes and futures", open=False, elem_id="futures"):
                     futures = gr.HTML(render.EMPTY_FUTURES)
+                with gr.Accordion("Cast a picture", open=False, elem_id="cast"):
+                    gr.HTML(render.CAST)
+                with gr.Accordion("Keep it, or open what you kept", open=False, elem_id="keep"):
+                    keep = gr.HTML(render.keep(None))
             gr.HTML(render.COLOPHON)
 
             blocks.load(self.on_model, None, header, **ALL_THE_TIME)
             blocks.load(
-                self.on_open, None, [player, curtain, status, notes, strip, download, memory, futures], **ALL_THE_TIME
+                self.on_open,
+                None,
+                [player, curtain, status, notes, strip, download, memory, futures, keep],
+                **ALL_THE_TIME,
             )
             blocks.unload(self.on_close)
             taken = gr.on(
@@ -183,9 +172,9 @@ class Page:
         try:
             session = self.sessions.open(name)
         except UserError as error:
-            yield (*[gr.skip()] * 3, render.notes(render.EMPTY, str(error)), *[gr.skip()] * 4)
+            yield (*[gr.skip()] * 3, render.notes(render.EMPTY, str(error)), *[gr.skip()] * 5)
             return
-        drawn: tuple[str, ...] = ("",) * 7
+        drawn: tuple[str, ...] = ("",) * 8
         try:
             async for view, notice, segment in session.screen():
                 before, drawn = drawn, _drawn(view, notice, name)
@@ -229,10 +218,14 @@ class Page:
     def on_new_film(self, request: gr.Request) -> None:
         self._begin_film(request)
 
+    def _forget_segments(self, session: str) -> None:
+        """Frees what a tab was sent of an older film."""
+        forget_segments(self.blocks, session)
+
     def _begin_film(self, request: gr.Request) -> Session:
         session = self._session(request)
         session.director.new_film()
-        forget_segments(self.blocks, request.session_hash)
+        self._forget_segments(request.session_hash)
         session.tell("")
         return session
 
@@ -265,74 +258,9 @@ class Page:
             return ""
         return f"Story and shot have {used} tokens together, of which the model reads the first {limit}."
 
-    # What the browser sends and fetches besides
-
-    async def direct(self, request: Request) -> Response:
-        """Does what one of the page's own buttons says; 409 with a sentence if it cannot be done."""
-        session = self.sessions.find(request.path_params["session"])
-        if session is None:
-            return PlainTextResponse(GONE, 404)
-        try:
-            gesture = read_gesture(await request.body())
-            await asyncio.to_thread(perform, session.director, gesture)
-        except UserError as error:
-            session.tell(str(error))
-            return PlainTextResponse(str(error), 409)
-        session.tell("")
-        return Response(status_code=204)
-
-    def download(self, request: Request) -> Response:
-        """The film so far of an open tab, as an MP4."""
-        return self._film_file(request, lambda director, path: director.export(path), "shotstream.mp4")
-
-    def take(self, request: Request) -> Response:
-        """One take of an open tab, as an MP4."""
-        key = request.path_params["key"]
-        return self._film_file(request, lambda director, path: director.export_take(key, path), f"take{key}.mp4")
-
-    def _film_file(self, request: Request, write: Callable[[Director, Path], object], name: str) -> Response:
-        session = self.sessions.find(request.path_params["session"])
-        if session is None:
-            return PlainTextResponse(GONE, 404)
-        try:
-            folder = tempfile.TemporaryDirectory(prefix="shotstream-download-")
-        except OSError as error:
-            return PlainTextResponse(f"There is no room for the film ({error.strerror}): try again later.", 507)
-        try:
-            path = Path(folder.name) / "film.mp4"
-            write(session.director, path)
-        except UserError as error:
-            folder.cleanup()
-            return PlainTextResponse(str(error), 409)
-        return FileResponse(path, filename=name, background=BackgroundTask(folder.cleanup))
-
-    def frame(self, request: Request) -> Response:
-        """A small picture that a tab's film remembers; it never changes."""
-        session, place = self.sessions.find(request.path_params["session"]), request.path_params
-        picture = session.director.remembered_frame(place["key"], place["frame"]) if session else None
-        return _picture(None if picture is None else encode_png(picture))
-
-    def still(self, request: Request) -> Response:
-        """A small picture of one of the tab's shots; it never changes."""
-        session = self.sessions.find(request.path_params["session"])
-        picture = session.director.still(request.path_params["key"]) if session else None
-        return _picture(picture)
-
-    def stories(self, request: Request) -> Response:
-        """The examples, for a presenter who steps through one."""
-        return JSONResponse({name: json.loads(story.to_json()) for name, story in self.examples.items()})
-
-    def poster(self, request: Request) -> Response:
-        """A film that was made before, for when none can be made."""
-        return FileResponse(POSTER) if POSTER.exists() else PlainTextResponse("There is no poster film.", 404)
-
-    def health(self, request: Request) -> Response:
-        """How many tabs are open, and whether the model is loaded."""
-        return JSONResponse({"sessions": len(self.sessions), "model": self.backend.model is not None})
-
 
 def _drawn(view: FilmView, notice: str, name: str) -> tuple[str, ...]:
-    """All that the page shows of a film besides the film: curtain, slate, notes, strip, download, memory, futures."""
+    """All that the page shows of a film besides the film, as the outputs of `on_open` stand."""
     return (
         render.curtain(view) + render.subtitle(view),
         render.status(view),
@@ -341,10 +269,5 @@ def _drawn(view: FilmView, notice: str, name: str) -> tuple[str, ...]:
         render.download(name if render.has_pictures(view) else None),
         render.memory(view, name),
         render.futures(view, name),
+        render.keep(name if view.takes or view.waiting else None),
     )
-
-
-def _picture(png: bytes | None) -> Response:
-    if png is None:
-        return Response(status_code=204)  # the shot was dropped a moment ago: nothing to complain about
-    return Response(png, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})

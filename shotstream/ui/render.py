@@ -60,7 +60,11 @@ def curtain(view: FilmView) -> str:
     """The stage before the first picture."""
     if has_pictures(view):
         return ""
-    words = "Here it comes" if view.takes or view.waiting else "Pick a story, or write your own"
+    words = "Pick a story, or write your own"
+    if view.stage or view.waiting:
+        words = "Here it comes"
+    elif view.takes:
+        words = "What happens next?"
     return f'<div class="curtain"><p>{words}</p></div>'
 
 
@@ -141,16 +145,17 @@ def strip(view: FilmView, session: str) -> str:
 
 
 def _frame(take: TakeView, session: str) -> str:
-    length = "cast" if take.cast else f"{take.seconds:.1f} s" + (" · cut short" if take.stopped else "")
+    length = f"{take.seconds:.1f} s" + (" · cut short" if take.stopped else "")
+    length = "a picture" if take.cast else "from before" if take.resumed else length
     caption = escape(take.caption)
     steers = "".join(f'<p class="caption steer">{escape(steer)}</p>' for steer in take.steers)
     acts = ""
     if take.finished:
-        acts = (
-            button("Retake", "retake", f"Another take of shot {take.number}", key=take.key, caption=take.caption)
-            + button("Rewind", "rewind", f"Go on from shot {take.number}", key=take.key)
-            + button("Play", "play", f"Play the film again from shot {take.number}", key=take.key)
-        )
+        acts = button(
+            "Retake", "retake", f"Another take of shot {take.number}", key=take.key, caption=take.caption
+        ) + button("Rewind", "rewind", f"Go on from shot {take.number}", key=take.key)
+        if take.seconds:
+            acts += button("Play", "play", f"Play the film again from shot {take.number}", key=take.key)
     return (
         f'<li class="{"made" if take.finished else "making"}" data-key="{take.key}">{_picture(take, session)}'
         f'<p class="number">{take.number} <span>{length}</span></p>'
@@ -244,6 +249,35 @@ def _remembered(frame: FrameView, session: str) -> str:
     return (
         f'<li class="{state}"><img src="frame/{escape(session)}/{frame.key}/{frame.offset}" alt="{where}">'
         f'<p class="number">{frame.number} <span>{frame.seconds:.1f} s</span></p>{share}<p class="acts">{acts}</p></li>'
+    )
+
+
+CAST = (
+    '<p class="hint">A picture that the camera already saw: the next shots look back at it. Choose one, paste one, or '
+    "take the film's last.</p>"
+    '<div class="cast"><label class="pick">Choose…<input type="file" accept="image/*"></label>'
+    '<img class="chosen" alt="" hidden><input type="text" class="who" aria-label="Who or what it is" '
+    'placeholder="Who or what is it?"><button type="button" class="act" data-cast="chosen">Cast it</button>'
+    '<button type="button" class="act" data-cast="last">Cast the last picture</button></div>'
+)
+KEPT = {
+    "story.json": "Story",
+    "captions.vtt": "Captions",
+    "storyboard.png": "Storyboard",
+    "session.memory": "Session",
+}
+
+
+def keep(session: str | None) -> str:
+    """Ways to take the film along, and to open what was kept."""
+    links = "".join(
+        f'<a class="act" href="keep/{escape(session)}/{name}" download>{label}</a>' if session else ""
+        for name, label in KEPT.items()
+    )
+    return (
+        f'<p class="keepsakes">{links}<label class="act pick">Open…<input type="file" id="open" '
+        'accept=".json,.memory"></label></p><p class="hint">A story opens as a queue of shots; a session goes on where '
+        "it ended, with its memory and without its pictures.</p>"
     )
 
 

@@ -72,14 +72,14 @@ def open_tab(browser, app: App) -> Iterator:
     """Opens tabs; afterwards none of them may have anything to complain about."""
     contexts, tabs = [], []
 
-    def open_tab(width: int = 1280, height: int = 800, **options) -> Tab:
+    def open_tab(width: int = 1280, height: int = 800, query: str = "", **options) -> Tab:
         context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True, **options)
         tab = Tab(context.new_page())
         tab.watch(app.url)
         context.set_default_timeout(PATIENCE * 1000)
         contexts.append(context)
         tabs.append(tab)
-        tab.page.goto(app.url)
+        tab.page.goto(f"{app.url}/{query}")
         tab.page.wait_for_selector("#next-shot textarea")
         tab.wait_until(
             "document.querySelector('#model').textContent.length > 0 && !document.querySelector('#model.loading')"

@@ -1,0 +1,205 @@
+"""What the browser sends and fetches besides Gradio's events: gestures, files that a visitor brings or takes along,
+pictures.
+
+Owns the addresses, and how a mistake is answered. Everything that comes in is untrusted, and only ever reaches the
+session that it names. Knows no layout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from starlette.background import BackgroundTask
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from shotstream.backends.in_process import InProcessBackend
+from shotstream.director import MAX_WAITING, Director
+from shotstream.errors import UserError
+from shotstream.media import encode_png
+from shotstream.pictures import fit_picture
+from shotstream.story import Story
+from shotstream.ui.gestures import perform, read_gesture
+from shotstream.ui.session import Session, Sessions
+
+MAX_OPENED, MAX_PICTURE = 64_000_000, 20_000_000  # bytes
+GONE = "This film is gone: its page was closed."
+POSTER = Path(__file__).parents[2] / "assets" / "poster.mp4"
+
+
+class Routes:
+    """`all` of them. `forget` frees what the tab of that name was sent of an older film."""
+
+    def __init__(
+        self,
+        backend: InProcessBackend,
+        sessions: Sessions,
+        examples: Mapping[str, Story],
+        forget: Callable[[str], None],
+    ) -> None:
+        self.backend, self.sessions, self.examples, self._forget = backend, sessions, examples, forget
+        self.all = [
+            Route("/film/{session}", self.download),
+            Route("/keep/{session}/{kind}", self.keep),
+            Route("/take/{session}/{key:int}", self.take),
+            Route("/still/{session}/{key:int}", self.still),
+            Route("/frame/{session}/{key:int}/{frame:int}", self.frame),
+            Route("/direct/{session}", self.direct, methods=["POST"]),
+            Route("/open/{session}", self.open, methods=["POST"]),
+            Route("/cast/{session}", self.cast, methods=["POST"]),
+            Route("/stories", self.stories),
+            Route("/poster", self.poster),
+            Route("/health", self.health),
+        ]
+
+    async def direct(self, request: Request) -> Response:
+        """Does what one of the page's own buttons says; 409 with a sentence if it cannot be done."""
+        session = self.sessions.find(request.path_params["session"])
+        if session is None:
+            return PlainTextResponse(GONE, 404)
+        try:
+            gesture = read_gesture(await request.body())
+            await asyncio.to_thread(perform, session.director, gesture)
+        except UserError as error:
+            session.tell(str(error))
+            return PlainTextResponse(str(error), 409)
+        session.tell("")
+        return Response(status_code=204)
+
+    async def open(self, request: Request) -> Response:
+        """Begins a film from what a visitor kept: a story (all its shots are queued) or a session's memory file."""
+        return await self._received(request, MAX_OPENED, self._open)
+
+    async def cast(self, request: Request) -> Response:
+        """Puts a visitor's picture into the film; without one, the picture that the film ended with."""
+        return await self._received(request, MAX_PICTURE, self._cast)
+
+    async def _received(self, request: Request, most: int, use: Callable[[Session, bytes, Request], str]) -> Response:
+        """Hands a body of at most `most` bytes to `use`; what that says, or why it cannot."""
+        session = self.sessions.find(request.path_params["session"])
+        if session is None:
+            return PlainTextResponse(GONE, 404)
+        body = bytearray()
+        async for part in request.stream():
+            body += part
+            if len(body) > most:
+                message = f"This file is larger than {most // 1_000_000} MB: choose a smaller one."
+                session.tell(message)
+                return PlainTextResponse(message, 413)
+        try:
+            answer = await asyncio.to_thread(use, session, bytes(body), request)
+        except UserError as error:
+            session.tell(str(error))
+            return PlainTextResponse(str(error), 409)
+        session.tell("")
+        return PlainTextResponse(answer)
+
+    def _open(self, session: Session, body: bytes, request: Request) -> str:
+        if body.lstrip()[:1] == b"{":
+            story = Story.from_json(body)
+            session.director.new_film()
+            for shot in story.shots[:MAX_WAITING]:
+                session.director.queue_shot(story.global_caption, shot.caption)
+            told = story.global_caption
+        else:
+            with tempfile.TemporaryDirectory(prefix="shotstream-open-") as folder:
+                path = Path(folder) / "session.memory"
+                path.write_bytes(body)
+                told = session.director.resume(path)
+        self._forget(request.path_params["session"])
+        return told
+
+    def _cast(self, session: Session, body: bytes, request: Request) -> str:
+        story, caption = (request.query_params.get(name, "") for name in ("story", "caption"))
+        if self.backend.model is None:
+            raise UserError("The model is still loading: cast the picture in a moment.")
+        picture = session.director.last_picture()
+        if body:
+            picture = fit_picture(body, self.backend.model.width, self.backend.model.height)
+        if picture is None:
+            raise UserError("There is no picture to cast yet: choose one, or make a shot first.")
+        session.director.cast(story, caption, picture)
+        return ""
+
+    def keep(self, request: Request) -> Response:
+        """A tab's film in another form: `story.json`, `captions.vtt`, `storyboard.png` or `session.memory`."""
+        kind = request.path_params["kind"]
+        if kind not in KEPT:
+            return PlainTextResponse("There is nothing of that name.", 404)
+        return self._film_file(request, lambda director, path: path.write_bytes(KEPT[kind](director)), kind)
+
+    def download(self, request: Request) -> Response:
+        """The film so far of an open tab, as an MP4."""
+        return self._film_file(request, lambda director, path: director.export(path), "shotstream.mp4")
+
+    def take(self, request: Request) -> Response:
+        """One take of an open tab, as an MP4."""
+        key = request.path_params["key"]
+        return self._film_file(request, lambda director, path: director.export_take(key, path), f"take{key}.mp4")
+
+    def _film_file(self, request: Request, write: Callable[[Director, Path], object], name: str) -> Response:
+        session = self.sessions.find(request.path_params["session"])
+        if session is None:
+            return PlainTextResponse(GONE, 404)
+        try:
+            folder = tempfile.TemporaryDirectory(prefix="shotstream-download-")
+        except OSError as error:
+            return PlainTextResponse(f"There is no room for the film ({error.strerror}): try again later.", 507)
+        try:
+            path = Path(folder.name) / "film.mp4"
+            write(session.director, path)
+        except UserError as error:
+            folder.cleanup()
+            return PlainTextResponse(str(error), 409)
+        return FileResponse(path, filename=name, background=BackgroundTask(folder.cleanup))
+
+    def frame(self, request: Request) -> Response:
+        """A small picture that a tab's film remembers; it never changes."""
+        session, place = self.sessions.find(request.path_params["session"]), request.path_params
+        picture = session.director.remembered_frame(place["key"], place["frame"]) if session else None
+        return _picture(None if picture is None else encode_png(picture))
+
+    def still(self, request: Request) -> Response:
+        """A small picture of one of the tab's shots; it never changes."""
+        session = self.sessions.find(request.path_params["session"])
+        picture = session.director.still(request.path_params["key"]) if session else None
+        return _picture(picture)
+
+    def stories(self, request: Request) -> Response:
+        """The examples, for a presenter who steps through one."""
+        return JSONResponse({name: json.loads(story.to_json()) for name, story in self.examples.items()})
+
+    def poster(self, request: Request) -> Response:
+        """A film that was made before, for when none can be made."""
+        return FileResponse(POSTER) if POSTER.exists() else PlainTextResponse("There is no poster film.", 404)
+
+    def health(self, request: Request) -> Response:
+        """How many tabs are open, and whether the model is loaded."""
+        return JSONResponse({"sessions": len(self.sessions), "model": self.backend.model is not None})
+
+
+def _picture(png: bytes | None) -> Response:
+    if png is None:
+        return Response(status_code=204)  # the shot was dropped a moment ago: nothing to complain about
+    return Response(png, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
+
+
+def _session_file(director: Director) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="shotstream-keep-") as folder:
+        path = Path(folder) / "session.memory"
+        director.save(path)
+        return path.read_bytes()
+
+
+KEPT: dict[str, Callable[[Director], bytes]] = {
+    "story.json": lambda director: director.story().to_json().encode(),
+    "captions.vtt": lambda director: director.captions().encode(),
+    "storyboard.png": Director.storyboard,
+    "session.memory": _session_file,
+}
+"""What a film can be kept as besides a film: by the name of the file."""

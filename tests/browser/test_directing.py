@@ -1,0 +1,176 @@
+"""Directing in a real browser: by mouse and by keys, steps back and aside, and the two other ways to see the page."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+import urllib.request
+from functools import partial
+from pathlib import Path
+
+from browsing import App, Tab
+
+IDLE = "document.querySelector('.slate').dataset.state === 'waiting' && !document.querySelector('.strip .queued')"
+
+
+def shots(tab: Tab, count: int) -> None:
+    tab.wait_until(f"document.querySelectorAll('.strip .made').length === {count} && {IDLE}")
+
+
+def captions(tab: Tab) -> list[str]:
+    return tab.page.locator(".strip li > .caption:not(.steer)").all_inner_texts()
+
+
+def test_a_shot_is_steered_cut_retaken_and_the_film_branches(open_tab):
+    tab = open_tab(width=1280, height=1400)
+    page = tab.page
+    tab.direct("A red ball waits in the meadow.")
+    shots(tab, 1)
+    page.fill("#next-shot textarea", "It jumps.")
+    page.press("#next-shot textarea", "Alt+Enter")
+    tab.wait_until("document.querySelector('.strip .steer')?.textContent === 'It jumps.'")
+    assert page.input_value("#next-shot textarea") == ""
+    shots(tab, 1)
+    tab.direct("Close-up: it looks happy.")
+    shots(tab, 2)
+    assert captions(tab) == ["A red ball waits in the meadow.", "Close-up: it looks happy."]
+
+    page.click(".strip .made:nth-child(2) [data-do=retake]")
+    page.wait_for_selector("dialog.sheet textarea:focus")
+    page.keyboard.type("Close-up: it looks surprised.")
+    page.keyboard.press("Enter")
+    tab.wait_until("document.querySelector('.strip .takes')?.textContent.includes('take 2/2')")
+    shots(tab, 2)
+    assert captions(tab)[1] == "Close-up: it looks surprised."
+    page.click(".strip [data-compare]")
+    tab.wait_until("[...document.querySelectorAll('.sheet video')].filter((v) => v.videoWidth).length === 2")
+    page.click(".sheet [data-do=choose]:not([disabled])")
+    tab.wait_until("document.querySelector('.strip .takes').textContent.includes('take 1/2')")
+    assert page.locator("dialog.sheet").count() == 0
+    assert captions(tab)[1] == "Close-up: it looks happy."
+
+    page.click(".strip .made:nth-child(1) [data-do=rewind]")
+    tab.wait_until("document.querySelectorAll('.strip .made').length === 1")
+    tab.direct("Night falls.")
+    shots(tab, 2)
+    page.click("#futures button >> nth=0")
+    tab.wait_until("document.querySelectorAll('.tree li').length === 4")
+    assert page.locator(".tree .on").count() == 2
+    page.click(".tree li:nth-child(2) button")
+    tab.wait_until("document.querySelectorAll('.strip .caption')[2]?.textContent === 'Close-up: it looks happy.'")
+    assert tab.page.locator("#film video").count() == 1
+    assert tab.complaints == []
+
+
+def test_what_waits_is_edited_moved_and_removed(open_tab):
+    tab = open_tab(width=1280, height=1400)
+    page = tab.page
+    tab.direct("A red ball jumps.")
+    for caption in ("One.", "Two.", "Three.", "Four."):
+        tab.direct(caption)
+    tab.wait_until("document.querySelector('.strip').textContent.includes('Four.')")
+    page.click(".strip .queued:last-child [data-do=remove]")
+    tab.wait_until("!document.querySelector('.strip').textContent.includes('Four.')")
+    page.click(".strip .queued:last-child [data-do=edit]")
+    page.wait_for_selector("dialog.sheet textarea:focus")
+    page.keyboard.type("Drei.")
+    page.click(".sheet .go")
+    tab.wait_until("document.querySelector('.strip').textContent.includes('Drei.')")
+    page.click(".strip .queued:last-child [aria-label$=earlier]")
+    tab.wait_until("document.querySelector('.strip li:last-child .caption').textContent === 'Two.'")
+    shots(tab, 4)
+    assert captions(tab) == ["A red ball jumps.", "One.", "Drei.", "Two."]
+    assert tab.complaints == []
+
+
+def test_memory_can_be_seen_and_edited(open_tab):
+    tab = open_tab(width=1280, height=1400)
+    page = tab.page
+    tab.direct("A red ball jumps.")
+    shots(tab, 1)
+    page.click("#memory button >> nth=0")
+    tab.wait_until("document.querySelectorAll('.frames li').length === 6")
+    tab.wait_until("[...document.querySelectorAll('.frames img')].every((picture) => picture.naturalWidth === 48)")
+    page.click(".frames li:nth-child(2) [data-do=drop]")
+    tab.wait_until("document.querySelectorAll('.frames .past').length === 1")
+    page.click(".frames li:nth-child(1) [data-do=pin]")
+    tab.wait_until("document.querySelectorAll('.frames .pinned').length === 1")
+    page.click("[data-policy=anchor]")
+    tab.wait_until("document.querySelector('[data-policy=anchor]').getAttribute('aria-pressed') === 'true'")
+    page.click("[data-do=attention]")
+    tab.direct("It waits.")
+    shots(tab, 2)
+    tab.wait_until("document.querySelectorAll('.frames meter').length > 0")
+    assert tab.complaints == []
+
+
+def test_everything_by_keys(open_tab):
+    tab = open_tab(width=1280, height=1400)
+    page = tab.page
+    page.click("#next-shot textarea")
+    page.keyboard.type("A red ball jumps.\nIt waits.\n")
+    shots(tab, 2)
+    page.keyboard.press("?")
+    page.wait_for_selector("dialog.sheet")
+    page.keyboard.press("Escape")
+    tab.wait_until("document.activeElement === document.querySelector('#next-shot textarea')")
+    page.keyboard.press("Escape")
+    page.keyboard.press("z")  # a step back
+    tab.wait_until("document.querySelectorAll('.strip .made').length === 1")
+    page.keyboard.press("k")
+    tab.wait_until("document.querySelector('#rolling input').checked")
+    page.keyboard.press("k")
+    page.keyboard.press("Escape")
+    page.keyboard.type("Night falls.")
+    page.keyboard.press("Control+Enter")
+    shots(tab, 2)
+    assert captions(tab) == ["A red ball jumps.", "Night falls."]
+    assert tab.complaints == []
+
+
+def test_a_presenter_steps_through_a_story(app: App, open_tab):
+    tab = open_tab(width=1280, height=720, query="?presenter=a-star-in-the-desert")
+    tab.wait_until("document.querySelector('#story textarea').value !== ''")
+    tab.page.keyboard.press("ArrowRight")
+    shots(tab, 1)
+    subtitle = tab.page.locator(".subtitle")
+    assert subtitle.is_visible() and subtitle.inner_text() == captions_of(app, "a-star-in-the-desert")[0]
+    tab.page.keyboard.press("PageDown")
+    shots(tab, 2)
+    tab.page.keyboard.press("ArrowLeft")
+    shots(tab, 1)
+    box = tab.page.locator("#screen").bounding_box()
+    assert box["height"] > 500 and box["width"] == 1280
+    assert not tab.page.locator("#stories").is_visible() and tab.page.locator("#next-shot textarea").is_visible()
+
+
+def captions_of(app: App, story: str) -> list[str]:
+    with urllib.request.urlopen(f"{app.url}/stories", timeout=10) as answer:
+        shots = json.load(answer)[story]
+    return [shots[f"shot{number}"] for number in range(1, len(shots))]
+
+
+def test_embedded_in_a_page_of_another_origin(app: App, browser, tmp_path: Path):
+    frame = f'<iframe src="{app.url}/?embed" width="320" height="420" style="border:0" allow="autoplay"></iframe>'
+    (tmp_path / "index.html").write_text(f"<!doctype html><title>Project</title>{frame}")
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{server.server_port}/")
+        inside = page.frame_locator("iframe")
+        inside.locator("#next-shot textarea").fill("A red ball jumps.")
+        inside.locator("#next-shot textarea").press("Enter")
+        inside.locator(".strip .made").wait_for(state="attached")
+        child = next(frame for frame in page.frames if "embed" in frame.url)
+        child.wait_for_function("document.querySelector('#film video')?.currentTime > 0.5")
+        size = child.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]")
+        assert size == [320, 420]
+        for hidden in ("#stories", "#story", "header", "#drawers", ".colophon"):
+            assert not inside.locator(hidden).first.is_visible(), hidden
+        page.close()
+        page.close()
+    finally:
+        server.shutdown()

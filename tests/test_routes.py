@@ -1,0 +1,141 @@
+"""What a browser brings and takes along: stories, sessions, pictures; each only ever for the tab that it names."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from shotstream.backends.in_process import InProcessBackend
+from shotstream.director import Director
+from shotstream.media import encode_png
+from shotstream.models.random_model import save_random_model
+from shotstream.models.weights import load_model
+from shotstream.ui import routes
+from shotstream.ui.page import Page
+
+STORY = {"global_caption": "A red ball.", "shot1": "It jumps.", "shot2": "It waits."}
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    folder = save_random_model(tmp_path_factory.mktemp("model"), vae="PixelAutoencoder")
+    backend = InProcessBackend(lambda: load_model(folder))
+    backend.start()
+    backend.wait()
+    page = Page(backend)
+    yield page
+    page.sessions.close_all()
+
+
+@pytest.fixture(scope="module")
+def client(page: Page) -> TestClient:
+    return TestClient(Starlette(routes=page.routes))
+
+
+def watch(director: Director, num_takes: int) -> None:
+    """Looks on until the film has as many closed takes and nothing else is to be made."""
+    with director._condition:
+        while len(director.memory.shots) < num_takes or director._next_work():
+            while director.next_segment():
+                pass
+            assert director._condition.wait(60), director.view()
+        while director.next_segment():
+            pass
+
+
+def test_a_story_opens_as_a_queue_and_is_kept_as_one(page: Page, client: TestClient):
+    director = page.sessions.open("story").director
+    answer = client.post("/open/story", content=json.dumps(STORY))
+    assert (answer.status_code, answer.text) == (200, "A red ball.")
+    watch(director, 2)
+    assert [take.caption for take in director.view().takes] == ["It jumps.", "It waits."]
+    assert client.get("/keep/story/story.json").json() == STORY
+    captions = client.get("/keep/story/captions.vtt").text
+    assert captions.startswith("WEBVTT") and "It waits." in captions
+    assert Image.open(io.BytesIO(client.get("/keep/story/storyboard.png").content)).width > 200
+    film = client.get("/film/story")
+    assert film.status_code == 200 and b"ftyp" in film.content[:16]
+    take = client.get(f"/take/story/{director.view().takes[0].key}")
+    assert take.status_code == 200 and len(take.content) < len(film.content)
+
+
+def test_a_session_is_kept_and_opened_in_another_tab(page: Page, client: TestClient):
+    director = page.sessions.open("here").director
+    director.queue_shot("A red ball.", "It jumps.")
+    watch(director, 1)
+    kept = client.get("/keep/here/session.memory")
+    assert kept.status_code == 200
+    there = page.sessions.open("there").director
+    answer = client.post("/open/there", content=kept.content)
+    assert (answer.status_code, answer.text) == (200, "A red ball.")
+    assert [take.resumed for take in there.view().takes] == [True]
+    assert there.memory.shots[0].latents.equal(director.memory.shots[0].latents)
+    for damaged in (kept.content[:-100], b"PK\x03\x04" + kept.content, b"\x00" * 1000, b""):
+        refused = client.post("/open/there", content=damaged)
+        assert refused.status_code == 409 and "\n" not in refused.text
+        assert len(there.view().takes) == 1
+    refused = client.post("/open/there", content=b'{"global_caption": "A ball."}')
+    assert refused.status_code == 409 and "no shots" in refused.text
+
+
+def test_a_picture_is_cast_into_the_film_of_its_tab(page: Page, client: TestClient):
+    director = page.sessions.open("cast").director
+    assert "no picture" in client.post("/cast/cast", params={"caption": "A ball."}).text
+    picture = np.zeros((64, 96, 3), dtype=np.uint8)
+    picture[..., 0] = 200
+    asked = {"story": "A red ball.", "caption": "The hero."}
+    assert client.post("/cast/cast", params=asked, content=encode_png(picture)).status_code == 200
+    watch(director, 1)
+    (take,) = director.view().takes
+    assert take.cast and (director.remembered_frame(take.key, 0) == (200, 0, 0)).all()
+    frame = client.get(f"/frame/cast/{take.key}/0")
+    assert frame.headers["content-type"] == "image/png"
+    assert client.post("/cast/cast", params=asked).status_code == 200  # the film's last picture, which is this one
+    watch(director, 2)
+    for data in (b"hello", encode_png(picture)[:60]):
+        refused = client.post("/cast/cast", params=asked, content=data)
+        assert refused.status_code == 409 and "picture" in refused.text
+    assert client.post("/cast/cast", params={"caption": " "}, content=encode_png(picture)).status_code == 409
+
+
+def test_a_body_that_is_too_large_is_not_read_to_its_end(
+    page: Page, client: TestClient, monkeypatch: pytest.MonkeyPatch
+):
+    page.sessions.open("large")
+    monkeypatch.setattr(routes, "MAX_PICTURE", 1000)
+    sent = []
+
+    def body() -> Iterator[bytes]:
+        for number in range(100):
+            sent.append(number)
+            yield bytes(500)
+
+    answer = client.post("/cast/large", content=body())
+    assert answer.status_code == 413 and "choose a smaller one" in answer.text
+
+
+@pytest.mark.parametrize("path", ["/film/x", "/keep/x/story.json", "/take/x/1"])
+def test_a_tab_that_is_gone_is_told(client: TestClient, path: str):
+    assert (client.get(path).status_code, client.get(path).text) == (404, routes.GONE)
+
+
+@pytest.mark.parametrize("path", ["/open/x", "/cast/x", "/direct/x"])
+def test_nothing_is_taken_for_a_tab_that_is_gone(client: TestClient, path: str):
+    assert client.post(path, content=b"{}").status_code == 404
+
+
+def test_an_empty_film_cannot_be_kept_but_says_so(page: Page, client: TestClient, tmp_path: Path):
+    page.sessions.open("empty")
+    for path in ("/film/empty", "/keep/empty/story.json", "/keep/empty/storyboard.png"):
+        answer = client.get(path)
+        assert answer.status_code == 409 and "\n" not in answer.text
+    assert client.get("/keep/empty/passwords.txt").status_code == 404
+    assert client.get("/keep/empty/session.memory").status_code == 200  # an empty memory is one
