@@ -23,16 +23,17 @@ import numpy as np
 
 from shotstream.context import DIRECTED, Pick, look_back
 from shotstream.errors import UserError
-from shotstream.media import FilmShot, Segment, still, storyboard, webvtt, write_film
+from shotstream.keeping import film_note, film_shots, numbered, prompt_of, resumed, saved, story_of
+from shotstream.media import FilmShot, Segment, storyboard, webvtt, write_film
 from shotstream.memory import Memory, read_file
-from shotstream.note import FilmNote, ShotNote, Steer
+from shotstream.note import FilmNote, Steer
 from shotstream.plan import LONGEST_SHOT
 from shotstream.reel import Reel
-from shotstream.saving import SavedSession, SavedShot, read_session, session_text
+from shotstream.saving import SavedSession, read_session, session_text
 from shotstream.shooting import ROLL_CHUNKS, Backend, Shooting
-from shotstream.story import Shot, Story, clean_prompt
+from shotstream.story import Story, clean_prompt
 from shotstream.takes import BEGINNING, Piece, Prompt, Take, newest_future, path_to, remembered
-from shotstream.views import FilmView, FrameView, queued_views, take_views, tree_views
+from shotstream.views import FilmView, FrameView, frame_views, queued_views, take_views, tree_views
 
 MAX_WAITING = 20  # prompts
 MAX_TAKES = 200
@@ -254,14 +255,10 @@ class Director(Shooting):
         closed = [take for take in path_to(head) if take.memory]
         if not closed:
             return None
-        number = {take.key: place for place, take in enumerate(closed)}
-        pinned, dropped = (
-            [(number[key], frame) for key, frame in sorted(marked) if key in number]
-            for marked in (self._pinned, self._dropped)
-        )
+        pinned, dropped = numbered(self._pinned, closed), numbered(self._dropped, closed)
         shots = closed[-1].memory.shots
         if len(dropped) == sum(len(shot.offsets) for shot in shots):
-            dropped = []  # all that this film has was dropped in a longer one
+            dropped = ()  # all that this film has was dropped in a longer one
         return look_back(shots, caption, self._policy, pinned, dropped)
 
     # All of it
@@ -332,33 +329,9 @@ class Director(Shooting):
             )
 
     def _frame_views(self, film: list[Take]) -> tuple[FrameView, ...]:
-        closed = [take for take in film if take.memory]
-        if not closed:
-            return ()
         caption = self._waiting[0].caption if self._waiting else ""
-        picks = {(closed[shot].key, frame) for shot, frame in self._picks(self._head, caption)}
-        looked: dict[Pick, float] = {}
-        if closed[-1].attention and closed[-1].picks:
-            for (shot, frame), share in zip(closed[-1].picks, closed[-1].attention, strict=True):
-                looked[closed[shot].key, frame] = looked.get((closed[shot].key, frame), 0.0) + share
-        views = []
-        for number, take in enumerate(film, start=1):
-            for frame in take.memory.shots[-1].offsets if take.memory else ():
-                mark = take.key, frame
-                if mark in picks or mark in self._dropped or mark in looked:
-                    views.append(
-                        FrameView(
-                            key=take.key,
-                            offset=frame,
-                            number=number,
-                            seconds=frame / self._backend.fps,
-                            next=mark in picks,
-                            pinned=mark in self._pinned,
-                            dropped=mark in self._dropped,
-                            attention=looked.get(mark),
-                        )
-                    )
-        return tuple(views)
+        picks = self._picks(self._head, caption)
+        return frame_views(film, picks, self._pinned, self._dropped, self._backend.fps) if picks else ()
 
     def still(self, key: int) -> bytes | None:
         """A small picture (PNG) of the take with that key; None if there is none."""
@@ -398,24 +371,53 @@ class Director(Shooting):
             self._condition.notify_all()
             return segment
 
+    # What is taken along
+
+    def export(self, path: Path) -> int:
+        """Writes the film as an MP4 whose chapters are the shots, with the note that it can be made again from; the
+        number of frames. Raises UserError."""
+        shots, note = self._in_the_can()
+        return write_film(path, shots, self._backend.fps if shots else 1, note)
+
+    def export_take(self, key: int, path: Path) -> int:
+        """Writes one take as an MP4; the number of frames. Raises UserError."""
+        with self._condition:
+            shots = film_shots(self._reel, [self._find(key)])
+        return write_film(path, shots, self._backend.fps if shots else 1)
+
+    def captions(self) -> str:
+        """The film's captions as WebVTT."""
+        shots, _ = self._in_the_can()
+        return webvtt(shots, self._backend.fps if shots else 1)
+
+    def storyboard(self) -> bytes:
+        """PNG of a picture and the caption of every shot. Raises UserError if there is none."""
+        return storyboard(self._in_the_can()[0])
+
+    def _in_the_can(self) -> tuple[list[FilmShot], FilmNote | None]:
+        with self._condition:
+            film = self._film()
+            shots = film_shots(self._reel, film)
+            return shots, film_note(self._reel, film, self._backend.model_name, self._backend.fps) if shots else None
+
+    def story(self) -> Story:
+        """The film and what waits, in words. Raises UserError if there are none."""
+        with self._condition:
+            return story_of([*(take.prompt for take in self._film()), *self._waiting])
+
     def save(self, path: Path) -> None:
         """Writes all that the film remembers, its words and what waits, so that another session can go on with it: the
         same prompts then make the same shots. Raises UserError."""
         with self._condition:
             closed = [take for take in self._film() if take.memory]
-            number = {take.key: place for place, take in enumerate(closed)}
-            pinned, dropped = (
-                tuple((number[key], frame) for key, frame in sorted(marked) if key in number)
-                for marked in (self._pinned, self._dropped)
-            )
             session = SavedSession(
                 self._seed,
                 self._num_keys,
-                tuple(_saved(take.prompt) for take in closed),
-                tuple(_saved(prompt) for prompt in self._waiting if prompt.picture is None and prompt.after is None),
+                tuple(saved(take.prompt) for take in closed),
+                tuple(saved(prompt) for prompt in self._waiting if prompt.picture is None and prompt.after is None),
                 self._policy,
-                pinned,
-                dropped,
+                numbered(self._pinned, closed),
+                numbered(self._dropped, closed),
             )
             memory = remembered(self._head)
         memory.save(path, session_text(session))
@@ -431,82 +433,13 @@ class Director(Shooting):
             self._drop_unshown()
             self._forget()
             self._seed, self._num_keys, self._policy = session.seed, session.num_keys, session.policy
-            for place, shot in enumerate(session.takes):
-                take = Take(_prompt(shot), self._head, memory.shots[place].seed, resumed=True)
-                take.memory = Memory(memory.shots[: place + 1])
-                take.still = still(memory.shots[place].thumbnails[-1])
-                self._takes[take.key] = take
-                self._head = take
+            for take in resumed(session, memory):
+                self._takes[take.key] = self._head = take
             self._pinned |= {(session.takes[shot].key, frame) for shot, frame in session.pinned}
             self._dropped |= {(session.takes[shot].key, frame) for shot, frame in session.dropped}
-            self._waiting += [_prompt(shot) for shot in session.waiting][:MAX_WAITING]
+            self._waiting += [prompt_of(shot) for shot in session.waiting][:MAX_WAITING]
         shots = (*session.takes, *session.waiting)
         return shots[-1].global_caption if shots else ""
-
-    def export(self, path: Path) -> int:
-        """Writes the film as an MP4 whose chapters are the shots, with the note that it can be made again from; the
-        number of frames. Raises UserError."""
-        shots, note = self._exported()
-        return write_film(path, shots, self._backend.fps if shots else 1, note)
-
-    def captions(self) -> str:
-        """The film's captions as WebVTT."""
-        shots, _ = self._exported()
-        return webvtt(shots, self._backend.fps if shots else 1)
-
-    def storyboard(self) -> bytes:
-        """PNG of a picture and the caption of every shot. Raises UserError if there is none."""
-        shots, _ = self._exported()
-        return storyboard(shots)
-
-    def story(self) -> Story:
-        """The film and what waits, in words. Raises UserError if there are none."""
-        with self._condition:
-            prompts = [*(take.prompt for take in self._film()), *self._waiting]
-            told = next((prompt.global_caption for prompt in reversed(prompts) if prompt.global_caption), "A film.")
-            return Story(told, tuple(Shot(prompt.caption) for prompt in prompts))
-
-    def export_take(self, key: int, path: Path) -> int:
-        """Writes one take as an MP4; the number of frames. Raises UserError."""
-        with self._condition:
-            shots = self._film_shots([self._find(key)])
-        return write_film(path, shots, self._backend.fps if shots else 1)
-
-    def _exported(self) -> tuple[list[FilmShot], FilmNote | None]:
-        with self._condition:
-            film = self._film()
-            shots = self._film_shots(film)
-            return shots, self._note(film) if shots else None
-
-    def _note(self, film: list[Take]) -> FilmNote:
-        filmed = [take for take in film if take.footage]
-        height, width = self._reel.last_picture(filmed[0].footage[0]).shape[:2]
-        return FilmNote(
-            model=self._backend.model_name,
-            fps=self._backend.fps,
-            width=width,
-            height=height,
-            shots=tuple(
-                ShotNote(
-                    caption=take.prompt.caption,
-                    global_caption=take.prompt.global_caption,
-                    seed=take.seed,
-                    num_chunks=take.num_chunks,
-                    steers=tuple(take.steers),
-                    dissolve=take.prompt.dissolve,
-                    picks=take.picks,
-                )
-                for take in filmed
-            ),
-            cast=len(filmed) < len(film),  # what was not filmed here cannot be made again from words
-        )
-
-    def _film_shots(self, takes: list[Take]) -> list[FilmShot]:
-        return [
-            FilmShot(take.prompt.caption, [self._reel.load(piece).data for piece in take.footage])
-            for take in takes
-            if take.footage
-        ]
 
     # What is made next
 
@@ -653,15 +586,6 @@ class Director(Shooting):
         self._takes.pop(take.key, None)
         if take in self._film():
             self._head = take.parent
-
-
-def _saved(prompt: Prompt) -> SavedShot:
-    cast = prompt.picture is not None
-    return SavedShot(prompt.key, prompt.global_caption, prompt.caption, prompt.num_chunks, prompt.dissolve, cast)
-
-
-def _prompt(shot: SavedShot) -> Prompt:
-    return Prompt(shot.key, shot.global_caption, shot.caption, shot.num_chunks, shot.dissolve)
 
 
 def _clean(global_caption: str, caption: str) -> tuple[str, str]:

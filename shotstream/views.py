@@ -5,9 +5,10 @@ Text is as it was typed: whoever shows it escapes it. Keys find pictures, see `D
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
+from shotstream.context import Pick
 from shotstream.takes import BEGINNING, Prompt, Take, path_to
 
 
@@ -152,3 +153,35 @@ def queued_views(waiting: Sequence[Prompt]) -> tuple[QueuedView, ...]:
 
 def _parent_key(take: Take) -> int:
     return BEGINNING if take.parent is None else take.parent.key
+
+
+def frame_views(
+    film: Sequence[Take], picks: Sequence[Pick], pinned: Collection[Pick], dropped: Collection[Pick], fps: int
+) -> tuple[FrameView, ...]:
+    """The frames of `film` that matter now: those that its next shot looks back at (`picks` by closed take), those that
+    the latest one did, if it told, and those that were `dropped`; marks are by key."""
+    closed = [take for take in film if take.memory]
+    coming = {(closed[shot].key, frame) for shot, frame in picks}
+    looked: dict[Pick, float] = {}
+    latest = closed[-1]
+    if latest.attention and latest.picks:
+        for (shot, frame), share in zip(latest.picks, latest.attention, strict=True):
+            looked[closed[shot].key, frame] = looked.get((closed[shot].key, frame), 0.0) + share
+    views = []
+    for number, take in enumerate(film, start=1):
+        for frame in take.memory.shots[-1].offsets if take.memory else ():
+            mark = take.key, frame
+            if mark in coming or mark in dropped or mark in looked:
+                views.append(
+                    FrameView(
+                        key=take.key,
+                        offset=frame,
+                        number=number,
+                        seconds=frame / fps,
+                        next=mark in coming,
+                        pinned=mark in pinned,
+                        dropped=mark in dropped,
+                        attention=looked.get(mark),
+                    )
+                )
+    return tuple(views)

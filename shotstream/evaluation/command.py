@@ -54,6 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", type=Path, metavar="FILE.md", help="of --table; JSON and plots go beside it, rows made stay"
     )
     parser.add_argument(
+        "--directing", action="store_true", help="instead: steering, long shots, and policies of memory over many shots"
+    )
+    parser.add_argument(
         "--real", action="store_true", help="any model, on story files, by features of --dino and --clip"
     )
     parser.add_argument("--prompts", type=Path, metavar="FOLDER", help="story files for --real (default: our examples)")
@@ -74,8 +77,12 @@ def run(args: argparse.Namespace) -> int:
     for target in (args.output, None if args.json in (None, "-") else Path(args.json)):
         if target and not target.parent.is_dir():  # better told now than after hours of shooting
             raise UserError(f"There is no folder {target.parent} to write {target.name} into.")
+    if args.directing and (args.table or args.real):
+        raise UserError("--directing is a measurement of its own: leave out --table and --real.")
     if args.table:
         return _table(args)
+    if args.directing:
+        return _directing(args)
     return _real(args) if args.real else _toy(args)
 
 
@@ -116,6 +123,17 @@ def _toy(args: argparse.Namespace) -> int:
     told = "  ".join(f"{name} {value:.1f} dB" for name, value in autoencoder.items())
     table = f"{_about(sample, detector)}\n\n{report.text_table(rows)}\nautoencoder: {told}"
     _tell(args.json, found, table)
+    return 0
+
+
+def _directing(args: argparse.Namespace) -> int:
+    """What a director relies on, as a Markdown table."""
+    from shotstream.evaluation import directing, toyworld
+
+    sample, model = _sample(args), load_model(args)
+    toyworld.check_fits(model)
+    figures = directing.measure(model, sample.stories, sample.seed, _progress("directing"))
+    _tell(args.json, {name: asdict(figure) for name, figure in figures.items()}, directing.markdown(figures))
     return 0
 
 
