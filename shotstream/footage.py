@@ -81,6 +81,7 @@ class Footage:
             return f"The film so far ({self.num_frames} frames) is in {self.output}."
         except UserError:
             self._keep_stream = True
+            self._stream.truncate(sum(sum(sizes) for _, sizes in self._shots))  # half a segment may be at its end
             return f"The film so far ({self.num_frames} frames) is in {self._stream_path}."
 
     def shots(self) -> Iterator[FilmShot]:

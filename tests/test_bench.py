@@ -89,7 +89,7 @@ def test_bare_config_with_one_chunk_and_another_size(tmp_path, capsys):
         ('{"dim": -1}', [], "dim"),
         ('{"dim": 97, "num_heads": 2}', [], "does not divide"),
         (json.dumps(NUMBERS), ["--height", "33"], "height"),
-        (json.dumps(NUMBERS), ["--chunks", "9", "--height", "32", "--width", "32"], "chunks"),
+        (json.dumps(NUMBERS), ["--chunks", "81", "--height", "32", "--width", "32"], "chunks"),
     ],
 )
 def test_bad_input_is_told_in_one_sentence(tmp_path, capsys, content, options, words):

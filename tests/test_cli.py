@@ -11,17 +11,23 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from shotstream.__main__ import COMMANDS, main
-from shotstream.media import enlargement
+from shotstream.engine import Engine
+from shotstream.events import Chunk, ShotDone, ShotRequest
+from shotstream.media import FilmShot, SegmentEncoder, dissolve, enlargement, read_note, write_film
+from shotstream.memory import Memory
+from shotstream.note import FilmNote, ShotNote, Steer
 from shotstream.story import read_story
 
 STORY = {
@@ -134,26 +140,198 @@ def test_film_tells_speed_and_what_it_left_out(made):
 
 
 def test_same_seed_same_film(made, random_model_folder, story):
+    """Its bytes differ if it is signed: a signature is made anew each time."""
     folder, _ = made
+    _, first = pictures(folder / "film.mp4")
     for seed, same in ((3, True), (4, False)):
         output = story.with_name(f"{seed}.mp4")
-        result = run(
-            "film",
-            story,
-            "-o",
-            output,
-            "--model",
-            random_model_folder,
-            "--chunks",
-            2,
-            "--seed",
-            seed,
-            "--device",
-            "cpu",
-        )
+        options = ["--model", random_model_folder, "--chunks", 2, "--seed", seed, "--device", "cpu"]
+        result = run("film", story, "-o", output, *options)
         assert result.returncode == 0, result.stderr
-        assert (output.read_bytes() == (folder / "film.mp4").read_bytes()) == same
+        assert np.array_equal(pictures(output)[1], first) == same
+        assert (read_note(output) == read_note(folder / "film.mp4")) == same
     assert sorted(file.name for file in story.parent.iterdir()) == ["3.mp4", "4.mp4", "story.json"]
+
+
+def test_a_film_is_made_again_from_its_own_file(made, random_model_folder, tmp_path):
+    folder, _ = made
+    result = run(
+        "film", "--from", folder / "film.mp4", "-o", tmp_path / "again.mp4", "--frames", tmp_path / "frames",
+        "--captions", "--storyboard", "--model", random_model_folder, "--device", "cpu",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "was made by" not in result.stderr
+    assert np.array_equal(pictures(tmp_path / "again.mp4")[1], pictures(folder / "film.mp4")[1])
+    for file in (folder / "frames").iterdir():
+        assert file.read_bytes() == (tmp_path / "frames" / file.name).read_bytes()
+    note = read_note(tmp_path / "again.mp4")
+    assert note == read_note(folder / "film.mp4")
+    assert [(shot.caption, shot.seed, shot.num_chunks) for shot in note.shots] == [
+        (STORY["shot1"], 3, 2),
+        (STORY["shot2"], 4, 2),
+    ]
+    assert {shot.global_caption for shot in note.shots} == {STORY["global_caption"]}
+    captions = (tmp_path / "again.vtt").read_text(encoding="utf-8")
+    assert captions.startswith("WEBVTT\n") and "It waits &lt;b&gt;here&lt;/b&gt;." in captions
+    assert Image.open(tmp_path / "again.png").size[0] > 700  # two pictures beside each other
+    names = sorted(file.name for file in tmp_path.iterdir())
+    assert names == ["again.mp4", "again.png", "again.vtt", "frames"]
+
+
+def film_with(path: Path, note: FilmNote) -> Path:
+    """A film file that claims to be made as `note` says."""
+    segment = SegmentEncoder(48, 32, 16).encode(np.zeros((9, 32, 48, 3), np.uint8))
+    write_film(path, [FilmShot("whatever", [segment.data])], 16, note)
+    return path
+
+
+def in_process(*arguments: object) -> tuple[int, str]:
+    """Exit code and error output of a command run in this process."""
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors):
+        code = main([*map(str, arguments), "--device", "cpu"])
+    return code, errors.getvalue()
+
+
+DIRECTED = FilmNote(
+    "random",
+    16,
+    48,
+    32,
+    (
+        ShotNote("A red square waits.", "In a desert. ", 5, 3, (Steer(1, "It turns green."), Steer(2, "It is gone."))),
+        ShotNote("It comes back.", "At night. ", 2**62, 2, dissolve=True),
+        ShotNote("Close-up.", "", 0, 1, (), True, ((0, 0), (0, 0), (0, 32), (1, 0), (1, 20), (1, 20))),
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def directed(random_model, random_model_folder, tmp_path_factory) -> tuple[Path, str]:
+    """A folder with film.mp4 and frames/ made from that note, and what was said meanwhile."""
+    folder = tmp_path_factory.mktemp("directed")
+    source = film_with(folder / "source.mp4", replace(DIRECTED, model=random_model.name))
+    options = ["-o", folder / "film.mp4", "--frames", folder / "frames", "--model", random_model_folder]
+    code, errors = in_process("film", "--from", source, *options)
+    assert code == 0, errors
+    return folder, errors
+
+
+def small_pictures(folder: Path) -> np.ndarray:
+    return np.stack([np.asarray(Image.open(file)) for file in sorted(folder.iterdir())])
+
+
+def test_seeds_lengths_steers_picks_and_dissolves_are_done_again(directed, random_model):
+    """Against the engine, asked step by step."""
+    folder, errors = directed
+    assert "was made by" not in errors
+    assert read_note(folder / "film.mp4") == replace(DIRECTED, model=random_model.name)
+
+    engine = Engine(random_model)
+
+    def shoot(request: ShotRequest, chunks: int) -> tuple[list[Chunk], Memory | None]:
+        """As many chunks, and the memory if the shot is complete."""
+        made: list[Chunk] = []
+        for event in engine.shoot(request):
+            if isinstance(event, ShotDone):
+                return made, event.memory
+            if isinstance(event, Chunk):
+                made.append(event)
+                if len(made) == chunks and event.index + 1 < event.num_chunks:
+                    break
+        return made, None
+
+    told = ShotRequest("In a desert. shot0:A red square waits.", Memory(), 5, 3)
+    chunks, _ = shoot(told, 1)
+    for caption in ("In a desert. shot0:It turns green.", "In a desert. shot0:It is gone."):
+        prefix = torch.cat([chunk.latents for chunk in chunks])
+        more, memory = shoot(replace(told, caption=caption, prefix=prefix), 1)
+        chunks += more
+    first = np.concatenate([chunk.frames for chunk in chunks])
+    chunks, memory = shoot(ShotRequest("At night. shot1:It comes back.", memory, 2**62, 2), 2)
+    second = dissolve(first[-1], np.concatenate([chunk.frames for chunk in chunks]))
+    chunks, _ = shoot(ShotRequest("shot2:Close-up.", memory, 0, 1, picks=DIRECTED.shots[2].picks), 1)
+    third = dissolve(second[-1], chunks[0].frames)
+    assert np.array_equal(small_pictures(folder / "frames"), np.concatenate([first, second, third]))
+    assert len(first) == 33 and len(second) == 21 and len(third) == 9
+    untold, _ = shoot(told, 3)  # it does make a difference
+    assert not np.array_equal(first[9:], np.concatenate([chunk.frames for chunk in untold])[9:])
+
+
+def test_a_film_made_again_can_be_made_again(directed, random_model_folder, tmp_path):
+    folder, _ = directed
+    code, errors = in_process(
+        "film", "--from", folder / "film.mp4", "-o", tmp_path / "again.mp4", "--model", random_model_folder
+    )
+    assert code == 0, errors
+    assert np.array_equal(pictures(tmp_path / "again.mp4")[1], pictures(folder / "film.mp4")[1])
+    assert read_note(tmp_path / "again.mp4") == read_note(folder / "film.mp4")
+
+
+def test_another_model_is_told(random_model, random_model_folder, tmp_path):
+    source = film_with(tmp_path / "film.mp4", replace(DIRECTED, model="other", shots=DIRECTED.shots[1:2]))
+    code, errors = in_process("film", "--from", source, "-o", tmp_path / "again.mp4", "--model", random_model_folder)
+    assert code == 0, errors
+    (told,) = (line for line in errors.splitlines() if "was made by" in line)
+    assert told.startswith("Note: ") and "made by other" in told and random_model.name in told
+    assert read_note(tmp_path / "again.mp4").model == random_model.name
+
+
+def test_an_interrupted_film_can_be_made_again_as_far_as_it_came(made, random_model_folder, tmp_path, exhaust_memory):
+    """Chunks that are there are those of a shorter shot."""
+    folder, _ = made
+    options = ["--model", random_model_folder, "-o"]
+    exhaust_memory(17)
+    code, errors = in_process("film", "--from", folder / "film.mp4", *options, tmp_path / "half.mp4")
+    assert code == 2 and "film so far (30 frames)" in errors
+    assert [shot.num_chunks for shot in read_note(tmp_path / "half.mp4").shots] == [2, 1]
+
+
+def test_a_shorter_shot_is_the_beginning_of_a_longer_one(made, random_model_folder, tmp_path):
+    folder, _ = made
+    half = film_with(tmp_path / "half.mp4", read_note(folder / "film.mp4").so_far([2, 1]))
+    options = ["--model", random_model_folder, "--frames", tmp_path / "frames"]
+    code, errors = in_process("film", "--from", half, "-o", tmp_path / "again.mp4", *options)
+    assert code == 0, errors
+    assert np.array_equal(small_pictures(tmp_path / "frames"), small_pictures(folder / "frames")[:30])
+
+
+def test_films_that_cannot_be_made_again(made, story, tmp_path):
+    folder, _ = made
+    film = folder / "film.mp4"
+    cast = film_with(tmp_path / "cast.mp4", replace(DIRECTED, cast=True))
+    plain = tmp_path / "plain.mp4"
+    write_film(
+        plain, [FilmShot("one", [SegmentEncoder(48, 32, 16).encode(np.zeros((3, 32, 48, 3), np.uint8)).data])], 16
+    )
+    output = ["-o", tmp_path / "again.mp4"]
+    for source, words in (
+        (["--from", cast], "cannot be made again"),
+        (["--from", plain], "holds no note"),
+        (["--from", story], "holds no note"),
+        (["--from", tmp_path / "none.mp4"], "none.mp4"),
+        (["--from", film, "--seed", 1], "leave out --seed"),
+        (["--from", film, "--chunks", 1], "leave out --seed"),
+        ([story, "--from", film], "not allowed with"),
+        ([], "story --from"),
+    ):
+        assert words in refused("film", *source, *output)
+    assert not (tmp_path / "again.mp4").exists()
+
+
+def test_notes_that_no_model_can_follow(random_model_folder, tmp_path):
+    """They are sound, but ask for too much: told before anything is made."""
+    shot = DIRECTED.shots[1]
+    for change, words in (
+        ({"width": 50}, "multiple of"),
+        ({"width": 16_000, "height": 16_000}, "must be a whole number"),
+        ({"shots": (replace(shot, num_chunks=1000),)}, "number of chunks"),
+    ):
+        source = film_with(tmp_path / "film.mp4", replace(DIRECTED, **change))
+        code, errors = in_process("film", "--from", source, "-o", tmp_path / "a.mp4", "--model", random_model_folder)
+        sentence = only_sentence(errors)
+        assert code == 2 and words in sentence, errors
+        assert not (tmp_path / "a.mp4").exists()
 
 
 def test_a_stranger_needs_no_options(tmp_path):
@@ -305,7 +483,7 @@ def test_missing_story(tmp_path):
 BAD_MODELS = {
     "no such device": (["--device", "cuda:99"], "cuda"),
     "unknown device": (["--device", "toaster"], "toaster"),
-    "more chunks than trained": (["--chunks", "5"], "from 1 to 4"),
+    "more chunks than a shot can have": (["--chunks", "81"], "from 1 to 80"),
     "unknown attention": (["--attention", "best"], "best"),
     "no such folder": (["--model", "none/such/folder"], "none/such/folder"),
     "name too long for any disk": (["--model", "m" * 300], "name too long"),

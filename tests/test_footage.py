@@ -56,6 +56,19 @@ def test_stream_is_kept_if_the_film_cannot_be_written(tmp_path):
     assert count_frames(stream) == 6
 
 
+def test_a_kept_stream_ends_with_a_whole_segment(tmp_path):
+    """What a full disk took only half of is not in it."""
+    output = tmp_path / "film.mp4"
+    with Footage(output) as footage:
+        add_shots(footage, [6])
+        [stream] = tmp_path.glob("*.ts")
+        whole = stream.read_bytes()
+        stream.write_bytes(whole + whole[: len(whole) // 2])
+        output.mkdir()
+        assert "(6 frames)" in footage.keep(16)
+    assert stream.read_bytes() == whole
+
+
 def test_nothing_made_leaves_nothing_and_an_older_film_alone(tmp_path):
     (tmp_path / "film.mp4").write_bytes(b"older")
     with pytest.raises(RuntimeError), Footage(tmp_path / "film.mp4") as footage:
