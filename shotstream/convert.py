@@ -1,7 +1,7 @@
 """`convert`: a checkpoint, the published one or its backbone's, becomes a model folder, in 16 bits, once.
 
-The folder holds what the checkpoint holds. VAE, text encoder and tokenizer are named by their repository and loaded
-from there, so that nothing is on the disk twice.
+The folder holds what the checkpoint holds, and what the published model says of its pictures and prompts. VAE, text
+encoder and tokenizer are named by their repository and loaded from there, so that nothing is on the disk twice.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def run(args: argparse.Namespace) -> int:
     import torch  # and what needs it, not at the top: a mistake is told at once
 
     from shotstream.models.checkpoint import load_checkpoint
-    from shotstream.models.weights import PUBLISHED_SIZE, WAN, save_model
+    from shotstream.models.published import PUBLISHED_PROMPTING, PUBLISHED_SHAPES, PUBLISHED_SIZE, WAN
+    from shotstream.models.weights import save_model
     from shotstream.sampler import Schedule
 
     transformer = load_checkpoint(args.checkpoint, dtype=torch.bfloat16, num_heads=args.heads)
@@ -54,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
             transformer=transformer,
             schedule=Schedule(),
             base=base,
+            shapes=PUBLISHED_SHAPES,
+            prompting=PUBLISHED_PROMPTING,
             **PUBLISHED_SIZE,
         )
     except BaseException:  # half a folder would be of no use, and in the way of the next try

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from shotstream.__main__ import main
 from shotstream.models.checkpoint import load_checkpoint
+from shotstream.models.published import PUBLISHED_PROMPTING
 from shotstream.models.weights import load_model
 
 CONFIG = {key: value for key, value in reference.CONFIG.items() if not key.endswith("_norm")}
@@ -192,6 +193,8 @@ def test_conversion_writes_a_model_folder_that_loads(weights, tmp_path, random_m
     assert all(torch.equal(stored[name], weights[name].to(torch.bfloat16)) for name in weights)
     model = load_model(out)
     assert (model.height, model.width, model.fps, model.max_chunks) == (480, 832, 16, 7)
+    assert model.shapes == {"landscape": (832, 480), "portrait": (480, 832), "square": (624, 624)}
+    assert model.prompting == PUBLISHED_PROMPTING
     assert model.schedule.timesteps.tolist() == pytest.approx([1000, 957.9288, 888.8889, 737.5886], abs=1e-3)
     capsys.readouterr()
     assert main(["convert", str(path), str(out), "--heads", "3"]) == 2  # never over something

@@ -71,4 +71,5 @@ def test_the_published_checkpoint_is_one_file_of_its_repository(monkeypatch, tmp
         ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", WAN.partition("@")[2], ["vae/*", "text_encoder/*", "tokenizer/*"]),
     ]
     assert (model.name, model.height, model.width) == ("KlingTeam/ShotStream", 480, 832)
+    assert model.shapes["square"] == (624, 624) and "camera" in model.prompting.templates
     assert model.transformer.dtype == model.text.encoder.dtype == torch.bfloat16

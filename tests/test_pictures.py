@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,20 +55,54 @@ def test_sixteen_bits_are_scaled():
     assert frame[0, 0].max() < 10 and frame[0, -1].min() > 245 and 115 < frame[0, 24, 0] < 140
 
 
+def test_sixteen_dark_bits_stay_dark():
+    dark = np.full((64, 96), 200, dtype=np.uint16)  # of 65535: as good as black
+    assert fit_picture(encoded(Image.fromarray(dark)), 48, 32).max() <= 1
+
+
 def test_a_frame_of_our_own_films_comes_back_to_its_pixels():
     small = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
     large = small.repeat(16, 0).repeat(16, 1)
     assert np.array_equal(fit_picture(encode_png(large), 48, 32), small)
     assert np.array_equal(fit_picture(encode_png(small), 48, 32), small)
-    tiny = small[:16, :24]
+    assert np.array_equal(fit_picture(encoded(Image.fromarray(large), "WEBP", lossless=True), 48, 32), small)
+
+
+def test_small_pictures_are_enlarged_in_squares_where_they_can_be():
+    tiny = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
     assert np.array_equal(fit_picture(encode_png(tiny), 48, 32), tiny.repeat(2, 0).repeat(2, 1))
+    smooth = fit_picture(encoded(halves(20, 14)), 48, 32)  # 20x13 of it, enlarged 2.4 times
+    assert is_red_and_blue(smooth) and len(np.unique(smooth.reshape(-1, 3), axis=0)) > 2
 
 
 def test_a_rotated_photograph_is_turned_upright():
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying on its side
     lying = halves().transpose(Image.Transpose.ROTATE_90)
-    assert is_red_and_blue(fit_picture(encoded(lying, "JPEG", exif=exif, quality=95), 48, 32))
+    for kind in ("JPEG", "PNG", "WEBP"):
+        assert is_red_and_blue(fit_picture(encoded(lying, kind, exif=exif, quality=95), 48, 32))
+    deep = Image.fromarray(np.asarray(halves())[..., 0].astype(np.uint16) * 257).transpose(Image.Transpose.ROTATE_90)
+    frame = fit_picture(encoded(deep, exif=exif), 48, 32)  # grey, sixteen bits
+    assert frame[:, :20].min() > 250 and frame[:, -20:].max() < 5
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_a_damaged_note_on_how_it_was_held_is_ignored():
+    exif = b"Exif\0\0" + b"II*\0" + b"\xff" * 40
+    for note in (exif, b"Exif\0\0nonsense", b"Exif\0\0"):
+        assert is_red_and_blue(fit_picture(encoded(halves(), "JPEG", exif=note, quality=95), 48, 32))
+
+
+def test_a_file_is_read_as_what_is_in_it(tmp_path: Path):
+    path = tmp_path / "picture.txt"
+    path.write_bytes(encoded(halves()))
+    assert is_red_and_blue(fit_picture(path, 48, 32))
+    assert "No such file" in refusal(fit_picture, tmp_path / "none.png", 48, 32)
+    assert "directory" in refusal(fit_picture, tmp_path, 48, 32)
+    refusal(fit_picture, Path("a\0b"), 48, 32)
+    with path.open("wb") as file:  # nothing but its length
+        file.truncate(10 * MAX_BYTES)
+    assert "MB" in refusal(fit_picture, path, 48, 32)
 
 
 def test_odd_shapes_are_cut_around_their_middle():
@@ -84,7 +119,12 @@ def test_odd_shapes_are_cut_around_their_middle():
 def test_an_animation_is_its_first_frame_and_transparency_is_paper():
     moving = encoded(halves(), "GIF", save_all=True, append_images=[Image.new("RGB", (96, 64), "green")])
     assert is_red_and_blue(fit_picture(moving, 48, 32))
-    assert (fit_picture(encoded(Image.new("RGBA", (48, 32), (255, 0, 0, 0))), 48, 32) == 255).all()
+    clear = Image.new("RGBA", (48, 32), (255, 0, 0, 0))
+    for kind in ("PNG", "WEBP", "GIF"):
+        assert (fit_picture(encoded(clear, kind), 48, 32) == 255).all()
+    marked = Image.new("P", (48, 32), 1)
+    marked.putpalette([0, 0, 0, 255, 0, 0])
+    assert (fit_picture(encoded(marked, transparency=1), 48, 32) == 255).all()
 
 
 def bomb(width: int, height: int) -> bytes:

@@ -26,6 +26,7 @@ from shotstream.__main__ import main
 from shotstream.errors import UserError
 from shotstream.models.transformer import ShotTransformer
 from shotstream.models.weights import load_model
+from shotstream.prompting import read_prompting
 from shotstream.sampler import Schedule
 from shotstream.toyworld import world
 from shotstream.training import causal, direct, teacher
@@ -150,6 +151,7 @@ def link_all_but(parts: list[str], run: Path, out: Path) -> None:
 
 def test_from_nothing_to_a_model_folder(smoke_run, capsys):
     assert json.loads((smoke_run / "model" / "model_index.json").read_text())["width"] == world.WIDTH
+    assert "in the forest" in read_prompting(smoke_run / "model").words["places"]
     for stage in ("direct", "teacher", "causal", "intra_shot", "inter_shot"):
         assert list((smoke_run / stage / "sheets").glob("*.png")), stage
         assert (smoke_run / stage / "losses.png").stat().st_size > 1000

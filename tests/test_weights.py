@@ -14,8 +14,15 @@ import torch
 from complaints import refusal
 from safetensors.torch import load_file, save_file
 
+from shotstream.errors import UserError
+from shotstream.events import ShotRequest
+from shotstream.memory import Memory
+from shotstream.models.published import PUBLISHED_PROMPTING, PUBLISHED_SHAPES, PUBLISHED_SIZE
 from shotstream.models.random_model import save_random_model
-from shotstream.models.weights import load_model
+from shotstream.models.shapes import MAX_AREA, checked_shapes, shape_name
+from shotstream.models.weights import SHIPPED, load_model
+from shotstream.plan import plan_shot
+from shotstream.prompting import PROMPTING_NAME, Prompting
 
 
 @pytest.fixture
@@ -188,3 +195,89 @@ def test_loading_is_quiet(random_model_folder, capfd):
         load_model(random_model_folder)
     out, err = capfd.readouterr()
     assert (out, err) == ("", "")
+
+
+# Shapes of the picture
+
+
+def test_a_model_makes_its_own_shape_and_those_that_its_index_lists(folder):
+    assert load_model(folder).shapes == {"landscape": (48, 32)}
+    listed = {"portrait": [32, 48], "square": [40, 40], "landscape": [48, 32], "cinema": [96, 40]}
+    edit(folder / "model_index.json", shapes=listed)
+    model = load_model(folder)
+    assert model.shapes == {name: tuple(size) for name, size in listed.items()}
+    assert list(model.shapes)[0] == "landscape"  # its own is the first
+    for width, height in model.shapes.values():
+        plan_shot(ShotRequest("a cat", Memory(), 0, width=width, height=height), model)
+    edit(folder / "model_index.json", height=48, width=48, shapes={"portrait": [32, 48]})
+    assert load_model(folder).shapes == {"square": (48, 48), "portrait": (32, 48)}
+
+
+BAD_SHAPES = {
+    "a list": ([[32, 48]], "shapes"),
+    "one number": ({"portrait": [32]}, "two whole numbers"),
+    "no number": ({"portrait": ["32", 48]}, "two whole numbers"),
+    "a truth": ({"portrait": [True, 48]}, "two whole numbers"),
+    "nothing": ({"portrait": [0, 48]}, "two whole numbers"),
+    "a fraction": ({"portrait": [32.0, 48]}, "two whole numbers"),
+    "between the patches": ({"portrait": [36, 48]}, "multiple of 8"),
+    "huge": ({"square": [8 * 10**9, 8 * 10**9]}, "times as large"),
+    "long": ({"ribbon": [200, 8]}, "times as large"),
+    "a lie": ({"portrait": [40, 32]}, "is a landscape"),
+    "another landscape": ({"landscape": [64, 32]}, "must be the model's own"),
+    "many": ({f"shape {n}": [40, 8 * n] for n in range(1, 9)}, "at most 8"),
+    "no name": ({" ": [32, 48]}, "short text"),
+    "a name that steers a terminal": ({"a\x1b[2J": [32, 48]}, "short text"),
+    "a name without an end": ({"a" * 100: [32, 48]}, "short text"),
+}
+
+
+@pytest.mark.parametrize("listed, word", BAD_SHAPES.values(), ids=BAD_SHAPES)
+def test_shapes_that_cannot_be_are_one_sentence(listed, word):
+    message = refusal(checked_shapes, listed, 48, 32, (8, 8), "folder")
+    assert word in message and message.startswith("folder: ")
+
+
+def test_shapes_are_allowed_as_far_as_shots_are(random_model):
+    """What the list may say and what a request may ask are the same."""
+    for size in ((96, 64), (192, 32), (8, 192), (104, 64), (200, 8), (48, 36)):
+        try:
+            checked_shapes({"other": list(size)}, 48, 32, (8, 8), "folder")
+            listed = True
+        except UserError:
+            listed = False
+        try:
+            plan_shot(ShotRequest("a cat", Memory(), 0, width=size[0], height=size[1]), random_model)
+            made = True
+        except UserError:
+            made = False
+        assert listed == made == (size in ((96, 64), (192, 32), (8, 192))), size
+    assert MAX_AREA == 4
+
+
+def test_a_bad_shape_in_a_folder_names_the_folder(folder):
+    edit(folder / "model_index.json", shapes={"portrait": [33, 48]})
+    assert refusal(load_model, folder).startswith(f"{folder}: the shape portrait")
+
+
+def test_the_published_shapes_are_what_they_are_called():
+    own = PUBLISHED_SIZE["width"], PUBLISHED_SIZE["height"]
+    assert checked_shapes(PUBLISHED_SHAPES, *own, (16, 16), "here") == PUBLISHED_SHAPES
+    assert [shape_name(*size) for size in PUBLISHED_SHAPES.values()] == ["landscape", "portrait", "square"]
+
+
+# Prompt help
+
+
+def test_prompt_help_comes_with_its_folder_and_is_never_needed(folder):
+    assert load_model(folder).prompting == Prompting()
+    (folder / PROMPTING_NAME).write_text(PUBLISHED_PROMPTING.to_json(), encoding="utf-8")
+    assert load_model(folder).prompting == PUBLISHED_PROMPTING
+    (folder / PROMPTING_NAME).write_text("{")
+    assert load_model(folder).prompting == Prompting()
+
+
+def test_the_shipped_model_helps_and_has_one_shape():
+    model = load_model(SHIPPED)
+    assert model.shapes == {"landscape": (48, 32)}
+    assert model.prompting.advice and "in the forest" in model.prompting.words["places"]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
+from shotstream.models.shapes import Shapes, shape_name
 from shotstream.models.text import TextEncoder
 from shotstream.models.transformer import ShotTransformer
 from shotstream.models.vae import VAE
+from shotstream.prompting import Prompting
 from shotstream.sampler import Guidance, Schedule
 
 
@@ -16,7 +18,8 @@ from shotstream.sampler import Guidance, Schedule
 class Model:
     """`height` and `width` are pixels of the model's own size; `fps` its frame rate. All parts are on `device`; the
     transformer, the VAE and the memory's latents are in `dtype`. With `guidance` it is a bidirectional teacher, which
-    makes a shot as a whole; without, a causal student."""
+    makes a shot as a whole; without, a causal student. `shapes` are the pictures that it makes, (width, height) by name
+    and always with its own size; `prompting` is how it likes to be prompted, as far as its folder says so."""
 
     name: str
     transformer: ShotTransformer
@@ -29,6 +32,11 @@ class Model:
     device: torch.device
     dtype: torch.dtype
     guidance: Guidance | None = None
+    shapes: Shapes = field(default_factory=dict)
+    prompting: Prompting = field(default_factory=Prompting)
+
+    def __post_init__(self) -> None:
+        self.shapes = {shape_name(self.width, self.height): (self.width, self.height)} | dict(self.shapes)
 
     @property
     def max_chunks(self) -> int:

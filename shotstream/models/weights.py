@@ -1,8 +1,10 @@
 """A model folder in the diffusers layout, read and written; the published checkpoint with its borrowed components.
 
-    model_index.json   name, height, width, fps; "base": where components that the folder lacks come from
+    model_index.json   name, height, width, fps; "base": where components that the folder lacks come from;
+                       "shapes": {"portrait": [width, height], ...} that it makes besides its own
     transformer/ vae/ text_encoder/ tokenizer/   as diffusers and transformers save them
     scheduler/scheduler_config.json              shift, steps and chunk sizes
+    prompting.json     how it likes to be prompted, if it says so
 
 Owns where the parts of a `Model` come from and that they fit each other. Nothing here depends on which model it is.
 """
@@ -11,56 +13,39 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLWan
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, UMT5EncoderModel
-from transformers.utils.logging import CRITICAL, disable_progress_bar, get_verbosity, set_verbosity
+from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
-from shotstream.errors import UserError, lacks_memory, telling_lack_of_memory, telling_refused_files
+from shotstream.errors import UserError, telling_lack_of_memory, telling_refused_files
 from shotstream.models.checkpoint import load_checkpoint, load_safetensors, read_json, transformer_config
+from shotstream.models.components import load_text, load_vae
 from shotstream.models.hub import download, is_hub_id
 from shotstream.models.model import Model
-from shotstream.models.pixel_autoencoder import PixelAutoencoder
+from shotstream.models.published import (
+    CHECKPOINTS,
+    PUBLISHED_PROMPTING,
+    PUBLISHED_SHAPES,
+    PUBLISHED_SIZE,
+    WAN,
+    WAN_NEGATIVE,
+)
 from shotstream.models.scheduling import SCHEDULER_NAME, read_schedule, schedule_config
+from shotstream.models.shapes import Shapes, checked_shapes
 from shotstream.models.text import UMT5Text
 from shotstream.models.transformer import ShotTransformer
-from shotstream.models.vae import VAE, WanVAE
+from shotstream.models.vae import VAE
+from shotstream.prompting import PROMPTING_NAME, Prompting, read_prompting
 from shotstream.sampler import Guidance, Schedule
 
 SHIPPED = Path(__file__).parents[2] / "assets" / "models" / "toyworld"
 INDEX = "model_index.json"
 SHIPPED_TEACHER = SHIPPED.with_name("teacher")
-# published as checkpoints instead of a folder
-CHECKPOINTS = {"KlingTeam/ShotStream": {"student": "shotstream_merged.pt", "teacher": "bidirectional_teacher.pt"}}
-WAN = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers@0fad780a534b6463e45facd96134c9f345acfa5b"
 COMPONENTS = ("vae", "text_encoder", "tokenizer")
-# Wan's own, which the published teacher was sampled with
-WAN_NEGATIVE = (
-    "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，"
-    "丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，"
-    "静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"
-)
-# What a text encoder's configuration may claim before it is built.
-TEXT_LIMITS = {
-    "vocab_size": 1_000_000,
-    "d_model": 16384,
-    "d_kv": 1024,
-    "d_ff": 131072,
-    "num_layers": 256,
-    "num_heads": 256,
-    "relative_attention_num_buckets": 4096,
-}
-PUBLISHED_SIZE = {"height": 480, "width": 832, "fps": 16}
-VAES: dict[str, tuple[type, Callable[[Any], VAE]]] = {
-    "AutoencoderKLWan": (AutoencoderKLWan, WanVAE),
-    "PixelAutoencoder": (PixelAutoencoder, lambda module: module),
-}
 
 
 def load_model(
@@ -91,46 +76,65 @@ def _teacher_folder(folder: Path) -> Path:
 
 
 def _load_model(source: str | Path, device: torch.device, dtype: torch.dtype, attention: str, quality: str) -> Model:
-    transformer, index, schedule, guidance, places = _read_parts(source, device, dtype, quality)
-    vae = _load_vae(places["vae"], device, dtype)
-    text = _load_text(places["text_encoder"], places["tokenizer"], transformer.config.text_len, device, dtype)
+    parts = _read_parts(source, device, dtype, quality)
+    transformer, index, places = parts.transformer, parts.index, parts.places
+    vae = load_vae(places["vae"], device, dtype)
+    text = load_text(places["text_encoder"], places["tokenizer"], transformer.config.text_len, device, dtype)
     _check_fit(source, transformer, vae, text)
+    patch_height, patch_width = (vae.spatial_factor * patch for patch in transformer.config.patch_size[1:])
+    steps = patch_width, patch_height
     use_attention(transformer, attention, device, dtype)
     return Model(
         name=index.get("name") or Path(source).name,
         transformer=transformer,
         vae=vae,
         text=text,
-        schedule=schedule,
+        schedule=parts.schedule,
         height=index["height"],
         width=index["width"],
         fps=index["fps"],
         device=device,
         dtype=dtype,
-        guidance=guidance,
+        guidance=parts.guidance,
+        shapes=checked_shapes(index.get("shapes"), index["width"], index["height"], steps, source),
+        prompting=parts.prompting,
     )
 
 
-def _read_parts(
-    source: str | Path, device: torch.device, dtype: torch.dtype, quality: str
-) -> tuple[ShotTransformer, dict[str, Any], Schedule, Guidance | None, dict[str, Path]]:
-    """The transformer, the index, the schedule, a teacher's guidance, and the folder of every other component."""
-    published = Guidance(negative_prompt=WAN_NEGATIVE) if quality == "teacher" else None
+@dataclass(frozen=True)
+class _Parts:
+    """What is read of a model first; `places` are the folders of its other components."""
+
+    transformer: ShotTransformer
+    index: dict[str, Any]
+    schedule: Schedule
+    guidance: Guidance | None  # a teacher's
+    places: dict[str, Path]
+    prompting: Prompting
+
+
+def _published_parts(transformer: ShotTransformer, name: str | None, quality: str) -> _Parts:
+    guidance = Guidance(negative_prompt=WAN_NEGATIVE) if quality == "teacher" else None
+    index = {"name": name, "shapes": PUBLISHED_SHAPES, **PUBLISHED_SIZE}
+    return _Parts(transformer, index, Schedule(), guidance, _places(None, WAN), PUBLISHED_PROMPTING)
+
+
+def _read_parts(source: str | Path, device: torch.device, dtype: torch.dtype, quality: str) -> _Parts:
     path = Path(source)
     name, _, revision = str(source).partition("@")
     if path.is_file():
         transformer = load_checkpoint(path, device=device, dtype=dtype)
-        return transformer, PUBLISHED_SIZE, Schedule(), published, _places(None, WAN)
+        return _published_parts(transformer, None, quality)
     if path.is_dir():
         folder = _teacher_folder(path) if quality == "teacher" else path
     elif name in CHECKPOINTS:
         file = CHECKPOINTS[name][quality]
         transformer = load_checkpoint(download(str(source), [file]) / file, device=device, dtype=dtype)
-        return transformer, PUBLISHED_SIZE | {"name": name}, Schedule(), published, _places(None, WAN)
+        return _published_parts(transformer, name, quality)
     elif isinstance(source, str) and is_hub_id(source):
         below = "teacher/" if quality == "teacher" else ""
         parts = (f"{below}{part}/*" for part in ("transformer", "scheduler", *COMPONENTS))
-        folder = download(source, [f"{below}{INDEX}", *parts])
+        folder = download(source, [f"{below}{INDEX}", f"{below}{PROMPTING_NAME}", *parts])
         folder = _teacher_folder(folder) if quality == "teacher" else folder
     else:
         raise UserError(f"There is no model folder at {source}.")
@@ -142,7 +146,7 @@ def _read_parts(
         transformer = ShotTransformer(**config)
     load_safetensors(transformer, folder / "transformer", device, dtype)
     schedule, guidance = read_schedule(folder / "scheduler")
-    return transformer, index, schedule, guidance, _places(folder, index.get("base"))
+    return _Parts(transformer, index, schedule, guidance, _places(folder, index.get("base")), read_prompting(folder))
 
 
 def _places(folder: Path | None, base: str | None) -> dict[str, Path]:
@@ -171,69 +175,6 @@ def _checked_index(path: Path) -> dict[str, Any]:
         if not (index.get(key) or "").isprintable():  # it goes to a terminal
             raise UserError(f"{path}: {key} has control characters.")
     return index
-
-
-def _load_vae(folder: Path, device: torch.device, dtype: torch.dtype) -> VAE:
-    config = read_json(folder / "config.json")
-    if config.get("_class_name") not in VAES:
-        raise UserError(f"{folder} holds a {config.get('_class_name')}: known are {' and '.join(VAES)}.")
-    kind, wrap = VAES[config["_class_name"]]
-    if config.get("patch_size") is not None or config.get("is_residual"):
-        raise UserError(f"{folder} holds a kind of AutoencoderKLWan that cannot be streamed here.")
-    try:
-        with torch.device("meta"):
-            module = kind.from_config(config)
-    except Exception as error:  # numbers that make no network fail in as many ways as there are layers
-        raise UserError(f"{folder / 'config.json'} does not describe a {kind.__name__}.") from error
-    return wrap(load_safetensors(module, folder, device, dtype))
-
-
-def _load_text(
-    encoder_folder: Path, tokenizer_folder: Path, text_len: int, device: torch.device, dtype: torch.dtype
-) -> UMT5Text:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # the library raises nearly anything
-        raise UserError(f"{tokenizer_folder} holds no tokenizer that can be read.") from error
-    _check_text_config(encoder_folder / "config.json")
-    disable_progress_bar()
-    verbosity = get_verbosity()
-    try:
-        set_verbosity(CRITICAL)  # it reports over many lines what is told in one below
-        encoder, report = UMT5EncoderModel.from_pretrained(
-            encoder_folder,
-            dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are in the report, by name
-        )
-    except Exception as error:
-        if lacks_memory(error):
-            raise
-        raise UserError(f"{encoder_folder} holds no UMT5 text encoder that can be read.") from error
-    finally:
-        set_verbosity(verbosity)
-    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if report[problem]:
-            first = min(report[problem], key=str)  # a name, or a name and two shapes
-            name = first if isinstance(first, str) else first[0]
-            raise UserError(f"{encoder_folder}: the tensor {name} is {problem.removesuffix('_keys')}.")
-    for name, weight in encoder.named_parameters():
-        if not all(map(math.isfinite, torch.aminmax(weight.detach()))):
-            raise UserError(f"{encoder_folder}: the tensor {name} holds numbers that are not finite.")
-    if not encoder.encoder.embed_tokens.weight.any():  # once left so by a library that did not tie it
-        raise UserError(f"{encoder_folder}: the token embeddings are all zero: update transformers.")
-    return UMT5Text(tokenizer, encoder.to(device).eval(), text_len)
-
-
-def _check_text_config(path: Path) -> None:
-    """Raises `UserError` for numbers that no text encoder has, before one is built of them."""
-    config = read_json(path)
-    for key, most in TEXT_LIMITS.items():
-        value = config.get(key, 1)
-        if not isinstance(value, int) or not 0 < value <= most:
-            raise UserError(f"{path}: {key} must be a whole number from 1 to {most}, not {str(value)[:40]}.")
 
 
 def _check_fit(source: object, transformer: ShotTransformer, vae: VAE, text: UMT5Text) -> None:
@@ -294,6 +235,8 @@ def save_model(
     text_encoder: UMT5EncoderModel | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     base: str | None = None,
+    shapes: Shapes | None = None,
+    prompting: Prompting | None = None,
     max_shard_size: str = "5GB",
 ) -> None:
     """Write a model folder, every part in the dtype it is in. Parts left out come from `base` when it is loaded.
@@ -305,6 +248,8 @@ def save_model(
     index: dict[str, Any] = {"_class_name": "ShotStream", "name": name, "height": height, "width": width, "fps": fps}
     if base is not None:
         index["base"] = base
+    if shapes is not None:
+        index["shapes"] = {name: list(size) for name, size in shapes.items()}
     try:
         for part, value in parts.items():
             if value is None:
@@ -315,5 +260,7 @@ def save_model(
         sampling = json.dumps(schedule_config(schedule, guidance), indent=2)
         (folder / "scheduler" / SCHEDULER_NAME).write_text(sampling + "\n")
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        if prompting is not None:
+            (folder / PROMPTING_NAME).write_text(prompting.to_json(), encoding="utf-8")
     except Exception as error:  # safetensors tells of a full disk in its own words
         raise UserError(f"Cannot write the model to {folder}: {str(error)[:200]}.") from error

@@ -18,7 +18,9 @@ from shotstream.errors import UserError
 from shotstream.models.pixel_autoencoder import PixelAutoencoder
 from shotstream.models.transformer import ShotTransformer
 from shotstream.models.weights import save_model
+from shotstream.prompting import Prompting, unknown_words
 from shotstream.sampler import Guidance
+from shotstream.toyworld.prompting import toyworld_prompting
 from shotstream.training import autoencoder, causal, direct, inter_shot, intra_shot, teacher
 from shotstream.training.batches import ShotBatch
 from shotstream.training.data import encode_stories, probe_of
@@ -233,6 +235,7 @@ class Stages(Run):
             vae=cast_vae(self.vae, dtype=torch.float16),
             text_encoder=self.text_encoder("direct" if stage == "direct" else "teacher").half(),
             tokenizer=self.tokenizer,
+            prompting=self._prompting(),
             max_shard_size="8MB" if transformer.num_parameters() < SMALL else "5GB",
         )
         for path in folder.glob("*/config.json"):  # diffusers notes where it read the weights on this machine
@@ -240,3 +243,9 @@ class Stages(Run):
             config.pop("_name_or_path", None)
             path.write_text(json.dumps(config, indent=2) + "\n")
         print(f"written: {folder}, the weights of stage {stage}")
+
+    def _prompting(self) -> Prompting | None:
+        """Of real videos a model learns no other words than the one it started from had."""
+        if self.recipe.data.videos:
+            return self.base.prompting if self.base else None
+        return toyworld_prompting(lambda phrase: not unknown_words(phrase, self.tokenizer))

@@ -1,0 +1,95 @@
+"""What is true of the published model and stands in no file of its: where its parts are, its pictures, its prompts.
+
+A converted checkpoint takes them into its folder; read straight from the Hub it has them from here.
+"""
+
+from __future__ import annotations
+
+from shotstream.prompting import Prompting
+
+# published as checkpoints instead of a folder
+CHECKPOINTS = {"KlingTeam/ShotStream": {"student": "shotstream_merged.pt", "teacher": "bidirectional_teacher.pt"}}
+WAN = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers@0fad780a534b6463e45facd96134c9f345acfa5b"
+# Wan's own, which the published teacher was sampled with
+WAN_NEGATIVE = (
+    "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，"
+    "丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，"
+    "静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"
+)
+PUBLISHED_SIZE = {"height": 480, "width": 832, "fps": 16}
+PUBLISHED_SHAPES = {"landscape": (832, 480), "portrait": (480, 832), "square": (624, 624)}
+
+_VERBS = (
+    *("walk", "stroll", "stride", "run", "jog", "jump", "leap", "hop", "dance", "spin", "turn", "twist"),
+    *("lean", "bend", "bow", "kneel", "crouch", "sit", "stand", "rise", "wake", "sleep", "lie", "look"),
+    *("gaze", "glance", "stare", "watch", "smile", "laugh", "cry", "weep", "frown", "nod", "wave"),
+    *("point", "reach", "hold", "grab", "pick", "carry", "lift", "throw", "catch", "push", "pull"),
+    *("open", "close", "enter", "leave", "exit", "arrive", "approach", "step", "climb", "fall", "swim"),
+    *("fly", "ride", "drive", "read", "write", "draw", "paint", "cook", "eat", "drink", "pour", "speak"),
+    *("talk", "say", "whisper", "shout", "sing", "play", "fight", "chase", "follow", "meet", "hug"),
+    *("kiss", "shake", "wait", "rest", "work", "move", "drift", "flow", "float", "swirl", "sway"),
+    *("glide", "pass", "appear", "vanish", "emerge", "explode", "burn", "go", "come", "make", "take"),
+    *("give", "put", "cross", "stop", "search", "hide", "dig"),
+)
+_DOUBLED = ("run", "jog", "hop", "spin", "sit", "nod", "grab", "step", "swim", "hug", "put", "stop", "dig")
+
+
+def _forms(verb: str) -> tuple[str, str]:
+    """walks, walking"""
+    if verb == "lie":
+        return "lies", "lying"
+    if verb[-1] == "y" and verb[-2] not in "aeo":
+        return f"{verb[:-1]}ies", f"{verb}ing"
+    does = f"{verb}es" if verb.endswith(("s", "sh", "ch", "go")) else f"{verb}s"
+    if verb in _DOUBLED:
+        return does, f"{verb}{verb[-1]}ing"
+    return does, f"{verb.removesuffix('e')}ing"
+
+
+PUBLISHED_PROMPTING = Prompting(
+    advice=(
+        "Describe like a film script, in long full sentences: in the story who is seen (age, hair, clothes), where, "
+        "and in which style; in every shot the framing, what happens from beginning to end, and the light."
+    ),
+    templates={
+        "camera": (
+            "A wide establishing shot at eye level, the camera held still",
+            "A medium shot at eye level, the background softly out of focus",
+            "A close-up with a shallow depth of field, the subject filling most of the frame",
+            "A medium close-up from slightly below, the camera slowly pushing in",
+            "A full shot from the side, the camera tracking along at walking pace",
+            "An over-the-shoulder shot, the foreground dark and blurred",
+            "A high-angle wide shot, the camera slowly rising",
+        ),
+        "action": (
+            "Every movement is calm and natural, with small shifts of weight and a steady gaze.",
+            "After a moment of stillness there is a slow turn towards the camera, and the expression softens.",
+            "The movement begins slowly, gathers pace, and comes to rest at the end of the shot.",
+            "A few unhurried steps lead through the frame, while hair and clothing stir in the moving air.",
+            "There is a pause, a breath, and then a quick look back over the shoulder.",
+            "The hands move with care, and the eyes follow them attentively.",
+        ),
+        "light": (
+            "Warm late-afternoon light comes in low from the side, with long soft shadows and golden highlights.",
+            "Soft overcast daylight gives even, natural colours and gentle contrast.",
+            "Cool moonlight outlines the scene in blue, with deep shadows and a faint mist in the air.",
+            "A single warm lamp lights the scene from one side, and the rest falls away into soft darkness.",
+            "Bright morning light floods the scene, clear and fresh, with crisp shadows.",
+            "Neon signs throw pink and blue reflections on wet surfaces, and the background glows out of focus.",
+        ),
+    },
+    signs={
+        "camera": (
+            *("shot", "close-up", "closeup", "camera", "establishing", "angle", "framing", "pan", "pans", "panning"),
+            *("zoom", "zooms", "dolly", "tracking", "point of view", "bird's-eye", "over-the-shoulder", "wide view"),
+        ),
+        "action": tuple(form for verb in _VERBS for form in _forms(verb)),
+        "light": (
+            *("light", "lights", "lit", "lighting", "sunlight", "sunlit", "daylight", "moonlight", "moonlit"),
+            *("backlit", "candlelight", "candlelit", "lamplight", "firelight", "sunset", "sunrise", "dawn", "dusk"),
+            *("twilight", "morning", "noon", "midday", "afternoon", "evening", "night", "midnight", "golden hour"),
+            *("blue hour", "overcast", "sunny", "shadow", "shadows", "neon", "glow", "glows", "glowing", "dark"),
+            *("darkness", "silhouette"),
+        ),
+    },
+)
