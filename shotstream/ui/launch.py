@@ -75,9 +75,12 @@ def serve(args: argparse.Namespace) -> None:
         quiet=True,
         prevent_thread_lock=True,
         app_kwargs={"routes": page.routes},
+        mcp_server=True,  # what is public of the page is a tool for assistants too
         _frontend=False,  # skips a self-check that gives a busy machine three seconds and then refuses to start
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: films in progress are deleted
+    if page.blocks.mcp_error:  # a package that is not there, for one; told to be quiet, Gradio does not tell it
+        print(f"The page is no tool for assistants. {page.blocks.mcp_error}", file=sys.stderr)
     print(f"ShotStream is playing at {page.blocks.local_url} (Ctrl-C ends it).", flush=True)
     try:
         page.blocks.block_thread()
