@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shotstream.context import DIRECTED, Pick, look_back
+from shotstream.context import DIRECTED, Pick, look_back, nearest
 from shotstream.errors import UserError
 from shotstream.keeping import film_note, film_shots, numbered, prompt_of, resumed, saved, story_of
 from shotstream.media import FilmShot, Segment, storyboard, webvtt, write_film
@@ -86,11 +86,14 @@ class Director(Shooting):
             raise UserError(f"{MAX_WAITING} shots are waiting already: let some of them play first.")
         if sum(take.seconds for take in self._film()) >= MAX_FILM_SECONDS:
             raise UserError(f"This film is {MAX_FILM_SECONDS // 60} minutes long: download it and start a new one.")
-        if len(self._takes) >= MAX_TAKES:
-            raise UserError(f"There are {MAX_TAKES} takes already: download your film and start a new one.")
+        self._check_takes()
         self._waiting.append(prompt)
         self._held, self.message = False, None
         return prompt.key
+
+    def _check_takes(self) -> None:
+        if len(self._takes) >= MAX_TAKES:
+            raise UserError(f"There are {MAX_TAKES} takes already: download your film and start a new one.")
 
     def edit(self, key: int, caption: str) -> None:
         """Changes a prompt that waits."""
@@ -132,6 +135,7 @@ class Director(Shooting):
 
     def steer(self, caption: str) -> None:
         """Tells the running shot, or the last one, something else from the next chunk on, and gives it time for that.
+        A shot that another film went on from stays as it is, and goes on as another take.
 
         Raises UserError if there is no shot, or it is as long as shots can be.
         """
@@ -144,6 +148,8 @@ class Director(Shooting):
             chunk = max(1, take.num_chunks)
             if chunk >= LONGEST_SHOT:
                 raise UserError(f"A shot has at most {LONGEST_SHOT} chunks: go on with a new one.")
+            if self._went_on(take):
+                take = self._fork(take)
             time_for_it = take.prompt.num_chunks or self._usual
             take.wanted = min(LONGEST_SHOT, max(take.wanted or 0, chunk + time_for_it))
             take.steers = [*(steer for steer in take.steers if steer.chunk < chunk), Steer(chunk, words)]
@@ -244,6 +250,16 @@ class Director(Shooting):
             if all((t.key, o) in self._dropped for t in self._film() if t.memory for o in t.memory.shots[-1].offsets):
                 marked.discard((key, frame))
                 raise UserError("This is the last frame that the next shot can look back at: keep it.")
+
+    def _remember(self, take: Take, memory: Memory) -> None:
+        """A shot that has become longer or shorter is remembered by other frames: a pin holds the nearest."""
+        take.memory, offsets = memory, memory.shots[-1].offsets
+        for key, frame in [mark for mark in self._pinned | self._dropped if mark[0] == take.key]:
+            if (key, frame) in self._pinned and frame not in offsets:
+                self._pinned -= {(key, frame)}
+                self._pinned |= {(key, nearest(offsets, frame))}
+            if frame not in offsets:
+                self._dropped.discard((key, frame))
 
     def weigh_attention(self, on: bool) -> None:
         """Whether shots tell how much attention the frames that they looked back at got."""
@@ -495,6 +511,7 @@ class Director(Shooting):
             and not head.ended
             and not head.stopped
             and not head.lost
+            and not self._went_on(head)
             and head.num_chunks < LONGEST_SHOT
             and sum(piece.duration for piece in head.footage if not piece.shown) < ROLL_AHEAD
         )
@@ -534,6 +551,23 @@ class Director(Shooting):
             for piece in shot.footage:
                 piece.shown = True
         return take
+
+    def _went_on(self, take: Take) -> bool:
+        """Is there a film that goes on from this take? It remembers the take as it is, which may then not change."""
+        return any(other.parent is take for other in self._takes.values())
+
+    def _fork(self, take: Take) -> Take:
+        """Another take in the place of the film's last one, the same so far, that may change. Raises UserError."""
+        self._check_takes()
+        fork = replace(
+            take,
+            prompt=replace(take.prompt, key=self._new_key()),
+            footage=[self._reel.copy(piece) for piece in take.footage],
+        )
+        for marked in (self._pinned, self._dropped):
+            marked |= {(fork.key, frame) for key, frame in marked if key == take.key}
+        self._takes[fork.key] = self._head = fork
+        return fork
 
     def _new_key(self) -> int:
         self._num_keys += 1

@@ -10,6 +10,7 @@ import io
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -47,9 +48,7 @@ class Reel:
 
         Raises UserError if they do not fit.
         """
-        self._num_files += 1
-        path = self.folder / f"{self._num_files:06}.ts"
-        piece = Piece(path, path.with_suffix(".source"), segment.duration, segment.num_frames)
+        piece = Piece(*self._new_paths(), segment.duration, segment.num_frames)
         try:
             piece.path.write_bytes(segment.data)
             source = {"latents": latents.contiguous(), "picture": torch.from_numpy(last.copy())}
@@ -58,6 +57,23 @@ class Reel:
             self.drop([piece])
             raise _no_room(error) from error
         return piece
+
+    def copy(self, piece: Piece) -> Piece:
+        """The same footage once more, which is dropped by itself. Raises UserError if it does not fit."""
+        path, source = self._new_paths()
+        twin = replace(piece, path=path, source=source)
+        try:
+            shutil.copyfile(piece.path, path)
+            shutil.copyfile(piece.source, source)
+        except OSError as error:
+            self.drop([twin])
+            raise _no_room(error) from error
+        return twin
+
+    def _new_paths(self) -> tuple[Path, Path]:
+        self._num_files += 1
+        path = self.folder / f"{self._num_files:06}.ts"
+        return path, path.with_suffix(".source")
 
     def load(self, piece: Piece, first_frame: int = 0) -> Segment:
         """What `keep` put there, with timestamps that begin at frame `first_frame` of the stream."""

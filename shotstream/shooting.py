@@ -91,6 +91,10 @@ class Shooting:
     def _failed(self, take: Take) -> None:
         """Called, under the lock, after the making of a take went wrong."""
 
+    @abstractmethod
+    def _remember(self, take: Take, memory: Memory) -> None:
+        """Called, under the lock, when a take is closed, with what the film remembers after it."""
+
     @contextmanager
     def _changing(self) -> Iterator[None]:
         """Something is directed: under the lock, and everybody hears of it."""
@@ -162,7 +166,8 @@ class Shooting:
             return None
         with self._changing():
             if ticket is self._ticket:
-                take.memory, take.attention = done.memory, done.attention or ()
+                take.attention = done.attention or ()
+                self._remember(take, done.memory)
         return None
 
     def _cast(self, take: Take, ticket: object) -> None:
@@ -172,7 +177,7 @@ class Shooting:
         with self._condition:
             if ticket is not self._ticket:
                 return
-            take.memory = Memory((*memory.shots, shot))
+            self._remember(take, Memory((*memory.shots, shot)))
             take.still = still(take.prompt.picture)
             self._end()
         self._on_change()
@@ -239,7 +244,7 @@ class Shooting:
         with self._condition:
             if ticket is not self._ticket:
                 return
-            take.memory = done.memory
+            self._remember(take, done.memory)
             take.attention = (done.attention or ()) if request.attention else None
             for part, seconds in done.seconds.items():
                 timing.add(part, seconds)

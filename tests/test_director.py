@@ -28,6 +28,7 @@ from shotstream.models.random_model import save_random_model
 from shotstream.models.weights import load_model
 from shotstream.provenance import read_note
 from shotstream.sampler import Schedule
+from shotstream.takes import path_to
 
 STORY = "A red ball called Pip."
 FIRST, LATER = 9, 12  # frames of a shot's first and later chunks
@@ -569,6 +570,42 @@ def test_rewind_goes_on_from_an_older_memory_and_both_futures_stay(director: Dir
         director.rewind(99)
 
 
+def test_a_shot_that_another_film_went_on_from_is_steered_as_a_take_of_its_own(director: Director, recorder: Recorder):
+    shoot(director, "One.", "Two.")
+    one, two = film(director)
+    director.pin(one, 16)
+    director.rewind(one)
+    director.steer("It sleeps.")
+    (steered,) = film(director)
+    assert steered != one and director.view().takes[0].others == (one, steered)
+    director.choose(two)  # before anything of it was made
+    assert film(director) == [one, two] and {frame.key for frame in director.view().frames} == {one, two}
+    director.choose(steered)
+    director.steer("It sleeps.")
+    work(director)
+    assert film(director) == [steered]
+    assert [shot.num_frames for shot in director.memory.shots] == [FIRST + 5 * LATER]
+    assert [frame.key for frame in director.view().frames if frame.pinned] == [steered]
+    shoot(director, "Three.")
+    director.choose(two)
+    assert [shot.num_frames for shot in director.memory.shots] == [FIRST + 2 * LATER] * 2
+    assert [take.seconds for take in director.view().takes] == [(FIRST + 2 * LATER) / recorder.fps] * 2
+    assert director.view().message is None
+
+
+def test_a_shot_that_another_film_went_on_from_does_not_roll_on(director: Director, recorder: Recorder):
+    shoot(director, "One.", "Two.")
+    one, two = film(director)
+    recorder.fail_at, recorder.error, recorder.early = (2,), UserError("The camera broke."), True
+    director.retake(two)
+    work(director)
+    (again,) = director.view().waiting
+    director.remove(again.key)
+    assert film(director) == [one]  # and nothing waits
+    director.keep_rolling(True)
+    assert work(director) == [] and len(recorder.requests) == 3
+
+
 def test_a_step_back_shows_the_last_picture_of_that_take_again(director: Director, recorder: Recorder):
     shown = shoot(director, "One.", "Two.")
     (one, two), frames = film(director), len(frame_times(shown, recorder.fps))
@@ -636,6 +673,24 @@ def test_frames_can_be_pinned_and_dropped(director: Director, recorder: Recorder
     for key, frame in ((keys[0], 1), (99, 0)):
         with pytest.raises(UserError):
             director.pin(key, frame)
+
+
+def test_pins_and_drops_stay_with_a_shot_that_becomes_longer(director: Director, recorder: Recorder):
+    shoot(director, "One.", "Two.")
+    _, two = film(director)
+    before = director.memory.shots[1].offsets
+    for offset in before[1:5]:
+        director.pin(two, offset)
+    director.drop(two, before[5])
+    director.steer("It sleeps.")
+    work(director)
+    after = director.memory.shots[1].offsets
+    assert not set(before[1:6]) <= set(after)
+    marked = [frame for frame in director.view().frames if frame.pinned or frame.dropped]
+    assert marked and {(frame.key, frame.offset) for frame in marked} <= {(two, offset) for offset in after}
+    shoot(director, "Three.")
+    assert director.view().message is None
+    assert {(1, frame.offset) for frame in marked if frame.pinned} <= set(recorder.requests[-1].picks)
 
 
 def test_the_last_frame_cannot_be_dropped(director: Director):
@@ -854,6 +909,10 @@ def test_five_hundred_actions_at_any_moment(backend: InProcessBackend):
                 view = director.view()
                 assert view.message is None and view.takes[-1].caption == "The end."
                 for take in director._takes.values():
+                    if take.memory:  # what a film remembers is what it consists of
+                        closed = [shot for shot in path_to(take) if shot.memory]
+                        lengths = [shot.num_frames if shot.footage else 1 for shot in closed]
+                        assert [seen.num_frames for seen in take.memory.shots] == lengths
                     for seen in take.memory.shots if take.memory else ():
                         assert seen.caption.startswith(f"Film {number}. ")
                         if seen.num_frames == 1:
