@@ -18,6 +18,12 @@ def shots(tab: Tab, count: int) -> None:
     tab.wait_until(f"document.querySelectorAll('.strip .made').length === {count} && {IDLE}")
 
 
+def choose_length(tab: Tab, length: str) -> None:
+    """Of the shots to come."""
+    tab.page.click("#length input")
+    tab.page.click(f"[role=option]:has-text('{length}')")
+
+
 def captions(tab: Tab) -> list[str]:
     return tab.page.locator(".strip li > .caption:not(.steer)").all_inner_texts()
 
@@ -66,7 +72,10 @@ def test_a_shot_is_steered_cut_retaken_and_the_film_branches(open_tab):
 def test_what_waits_is_edited_moved_and_removed(open_tab):
     tab = open_tab(width=1280, height=1400)
     page = tab.page
+    choose_length(tab, "28 chunks")  # so that only one shot can begin within the first twenty seconds, however fast
     tab.direct("A red ball jumps.")
+    tab.wait_until("document.querySelector('.strip').textContent.includes('A red ball jumps.')")
+    choose_length(tab, "Usual length")
     for caption in ("One.", "Two.", "Three.", "Four."):
         tab.direct(caption)
     tab.wait_until("document.querySelector('.strip').textContent.includes('Four.')")
@@ -79,6 +88,7 @@ def test_what_waits_is_edited_moved_and_removed(open_tab):
     tab.wait_until("document.querySelector('.strip').textContent.includes('Drei.')")
     page.click(".strip .queued:last-child [aria-label$=earlier]")
     tab.wait_until("document.querySelector('.strip li:last-child .caption').textContent === 'Two.'")
+    page.click("#cut")
     shots(tab, 4)
     assert captions(tab) == ["A red ball jumps.", "One.", "Drei.", "Two."]
     assert tab.complaints == []
