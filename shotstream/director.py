@@ -482,7 +482,7 @@ class Director(Shooting):
             unweighed = self._weighs and head.attention is None and head.picks is not None and head.footage
             if head.memory is None or (unweighed and not self._waiting):
                 return lambda: self._close(head)
-        if self._waiting and not self._held and not self._shot_ahead():
+        if self._waiting and not self._held and not self._too_early(self._waiting[0]):
             return self._begin
         if self._rolls_on(head):
             return lambda: self._roll_on(head)
@@ -579,8 +579,11 @@ class Director(Shooting):
     def _unshown(self) -> Piece | None:
         return next((piece for piece in self._pieces() if not piece.shown), None)
 
-    def _shot_ahead(self) -> bool:
-        """Is a whole shot ahead of the viewer? Then the next one can wait, and a cut wastes less."""
+    def _too_early(self, prompt: Prompt) -> bool:
+        """Is a whole shot ahead of the viewer? Then the next one can wait, and a cut wastes less. A film that goes on
+        from elsewhere is first seen to its end."""
+        if prompt.after is not None:
+            return self._unshown() is not None
         return bool(self._head and self._head.footage and not self._head.footage[0].shown)
 
     def _drop_unshown(self, keep_first: bool = False) -> list[Prompt]:
@@ -590,22 +593,18 @@ class Director(Shooting):
         """
         self._interrupt()
         self._again.clear()
-        undone: list[Prompt] = []
-        for take in self._film():
-            if undone:
-                undone.append(take.prompt)
-                self._remove(take)
-                continue
+        film, undone = self._film(), []
+        for place, take in enumerate(film):
             shown = sum(piece.shown for piece in take.footage)
-            if shown == len(take.footage) and not take.unfinished:
-                continue
-            if not shown and not keep_first:
-                undone.append(take.prompt)
-                self._remove(take)
-                continue
-            kept, keep_first = max(1, shown), False
-            self._shorten(take, kept)
-        return undone
+            if shown < len(take.footage) or take.unfinished:
+                stays = bool(shown) or keep_first
+                if stays:
+                    self._shorten(take, max(1, shown))
+                undone = film[place + stays :]  # a picture that was cast after unseen footage, too
+                break
+        for take in undone:
+            self._remove(take)
+        return [take.prompt for take in undone]
 
     def _shorten(self, take: Take, chunks: int) -> None:
         self._reel.drop(take.footage[chunks:])

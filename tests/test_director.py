@@ -741,6 +741,35 @@ def test_a_cast_picture_is_remembered_like_a_shot(director: Director, recorder: 
     assert np.array_equal(director.remembered_frame(view.takes[0].key, 0), picture)
 
 
+def test_a_picture_cast_after_a_shot_that_is_cut_waits_again(director: Director):
+    picture = np.full((32, 48, 3), 90, dtype=np.uint8)
+    director.queue_shot(STORY, "One.")
+    director.shoot_next()
+    director.next_segment()
+    director.cast(STORY, "The hero.", picture)
+    director.shoot_next()
+    assert len(director.memory.shots) == 2
+    director.cut()  # the picture would come after footage that nobody is going to see
+    assert [shot.cast for shot in director.view().waiting] == [True] and len(director.view().takes) == 1
+    work(director)
+    assert [shot.num_frames for shot in director.memory.shots] == [FIRST, 1]
+    assert {frame.key for frame in director.view().frames} == set(film(director))
+
+
+def test_a_retake_begins_when_the_film_before_it_was_seen(director: Director):
+    shoot(director, "One.", "Two.")
+    one, two = film(director)
+    director.move(director.retake(two), 0)
+    director.queue_shot(STORY, "Three.")
+    director.move(director.view().waiting[1].key, 0)
+    director.shoot_next()
+    director.next_segment()
+    assert director._next_work() is None  # else the rest of the third shot would never be seen
+    assert len(show_all(director)) == 2 and director._next_work() is not None
+    work(director)
+    assert film(director)[0] == one and len(director.view().tree) == 4
+
+
 # Another day
 
 
@@ -856,10 +885,12 @@ def actions(director: Director, number: int, rng: random.Random) -> dict[str, Ca
 
 
 def finished(director: Director) -> tuple[int, set[int]]:
-    """Which film this is, and the takes of it that are closed and were seen to their end."""
+    """Which film this is, and the takes of it that are closed and were seen to their end, as was all before them."""
     with director._condition:
-        takes = director._takes.values()
-        return director._seed, {t.key for t in takes if t.memory and all(piece.shown for piece in t.footage)}
+        closed = [take for take in director._takes.values() if take.memory]
+        return director._seed, {
+            take.key for take in closed if all(piece.shown for shot in path_to(take) for piece in shot.footage)
+        }
 
 
 def direct_at_random(director: Director, number: int, hand: int, num_actions: int, shown: list[bytes]) -> None:
