@@ -17,6 +17,7 @@ from shotstream.backends.in_process import InProcessBackend
 from shotstream.errors import UserError
 from shotstream.story import Story, compose_caption, read_story
 from shotstream.ui import render
+from shotstream.ui.api import add_film_endpoint
 from shotstream.ui.player import LivePlayer, forget_segments
 from shotstream.ui.routes import Routes
 from shotstream.ui.session import Session, Sessions
@@ -154,6 +155,7 @@ class Page:
             stop.click(self.on_stop, None, None, **AT_ONCE)
             new_film.click(self.on_new_film, None, None, **AT_ONCE)
             rolling.input(self.on_rolling, rolling, None, **AT_ONCE)
+            add_film_endpoint(self.backend)
         return blocks
 
     # What people do
