@@ -160,7 +160,7 @@ def test_tabs_wait_for_a_model_without_a_thread_each(model_folder: Path):
     backend.start()
     page = Page(backend)
 
-    async def open_tabs() -> list[str]:
+    async def open_tabs() -> list[tuple]:
         tabs = [asyncio.ensure_future(page.on_model()) for _ in range(40)]
         before = threading.active_count()
         await asyncio.sleep(0)
@@ -170,7 +170,7 @@ def test_tabs_wait_for_a_model_without_a_thread_each(model_folder: Path):
         go_on.set()
         return await asyncio.gather(*tabs)
 
-    assert all("random" in header for header in asyncio.run(open_tabs()))
+    assert all("random" in header for header, _ in asyncio.run(open_tabs()))
 
 
 def test_a_model_card_tells_what_the_model_is(tmp_path: Path):

@@ -167,7 +167,9 @@
 
   const KEYS = [
     ["Enter", "shoot what is in the box after what waits"], ["Alt+Enter", "tell the running shot instead (steer)"],
-    ["Ctrl+Enter", "cut now, to what is in the box if anything is"], ["Shift+Enter", "a new line"], ["Esc", "out of the box, and back"],
+    ["Ctrl+Enter", "cut now, to what is in the box if anything is"], ["Shift+Enter", "a new line"],
+    ["Ctrl+Space", "complete the prompt with camera, action and light; again, or Ctrl+Z, takes it back"],
+    ["Esc", "out of the box, and back"],
   ], OUTSIDE = {
     c: ["cut now", () => send({ do: "cut" })],
     r: ["another take of the last shot", () => last()?.querySelector("[data-do=retake]")?.click()],

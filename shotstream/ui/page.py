@@ -15,10 +15,12 @@ import gradio as gr
 
 from shotstream.backends.in_process import InProcessBackend
 from shotstream.errors import UserError
-from shotstream.story import Story, compose_caption, read_story
-from shotstream.ui import render
+from shotstream.prompting import Prompting
+from shotstream.story import Story, read_story
+from shotstream.ui import prompt_help, render
 from shotstream.ui.api import add_film_endpoint
 from shotstream.ui.player import LivePlayer, forget_segments
+from shotstream.ui.prompt_help import PromptHelp
 from shotstream.ui.routes import Routes
 from shotstream.ui.session import Session, Sessions
 from shotstream.views import FilmView
@@ -65,8 +67,10 @@ class Page:
         self.about = about
         self.sessions = Sessions(backend)
         self.examples = {path.stem: read_story(path) for path in sorted(STORIES.glob("*.json"))}
+        self.help = PromptHelp(backend, self.sessions)
         self.blocks = self._layout(self.examples)
-        self.routes = Routes(backend, self.sessions, self.examples, self._forget_segments).all
+        routes = Routes(backend, self.sessions, self.examples, self._forget_segments)
+        self.routes = [*routes.all, *self.help.routes]
 
     def _layout(self, stories: dict[str, Story]) -> gr.Blocks:
         with gr.Blocks(title="ShotStream", analytics_enabled=False, fill_width=True) as blocks:
@@ -86,7 +90,8 @@ class Page:
                     with gr.Row(elem_id="slate"):
                         status = gr.HTML(render.EMPTY_SLATE, elem_id="status")
                         gr.HTML(render.FIRST_PICTURE, elem_id="first-picture")
-                    notes = gr.HTML()
+                    notes = gr.HTML(elem_id="notes")
+                    strip = gr.HTML(render.EMPTY_STRIP, elem_id="reel")
                 with gr.Column(elem_id="desk", scale=1, min_width=320):
                     with gr.Row(elem_id="stories"):
                         buttons = [story_button(name) for name in stories]
@@ -105,6 +110,7 @@ class Page:
                         elem_id="next-shot",
                     )
                     refused = gr.Textbox(visible=False)
+                    help_ = gr.HTML(prompt_help.markup(Prompting()), elem_id="prompt-help")
                     with gr.Row(elem_id="commands"):
                         shoot = gr.Button("Action!", variant="primary", elem_id="shoot")
                         gr.Button("Steer", elem_id="steer")
@@ -119,7 +125,6 @@ class Page:
                         stop = gr.Button("Stop", size="sm", elem_id="stop")
                         new_film = gr.Button("New film", size="sm", elem_id="new-film")
                         download = gr.HTML(render.download(None))
-            strip = gr.HTML(render.EMPTY_STRIP)
             with gr.Row(elem_id="drawers"):
                 with gr.Accordion("Memory: what the next shot looks back at", open=False, elem_id="memory"):
                     memory = gr.HTML(render.EMPTY_MEMORY)
@@ -131,7 +136,7 @@ class Page:
                     keep = gr.HTML(render.keep(None))
             gr.HTML(render.COLOPHON)
 
-            blocks.load(self.on_model, None, header, **ALL_THE_TIME)
+            blocks.load(self.on_model, None, [header, help_], **ALL_THE_TIME)
             blocks.load(
                 self.on_open,
                 None,
@@ -160,13 +165,14 @@ class Page:
 
     # What people do
 
-    async def on_model(self) -> str:
-        """Says which model plays here as soon as it is there, or why there is none."""
+    async def on_model(self) -> tuple[Any, ...]:
+        """Says which model plays here and how it likes to be prompted as soon as it is there, or why there is none."""
         try:
             model = (await asyncio.wrap_future(self.backend.engine)).model
         except UserError as error:
-            return render.header(str(error), wrong=True)
-        return render.header(" · ".join(filter(None, (model.name, self.about, f"on {model.device}"))))
+            return render.header(str(error), wrong=True), gr.skip()
+        header = render.header(" · ".join(filter(None, (model.name, self.about, f"on {model.device}"))))
+        return header, prompt_help.markup(model.prompting)
 
     async def on_open(self, request: gr.Request) -> AsyncIterator[tuple]:
         """Shows the tab's film for as long as the tab is open."""
@@ -247,18 +253,8 @@ class Page:
         except UserError as error:
             session.tell(str(error))
             return False
-        session.tell(self._length_notice(session, story, prompt))
+        session.tell(self.help.advice(session.director, story, prompt, queued=True))
         return True
-
-    def _length_notice(self, session: Session, story: str, prompt: str) -> str:
-        """How much of a prompt is read, if not all of it."""
-        if self.backend.model is None:
-            return ""
-        caption = compose_caption(story, len(session.director.memory.shots), prompt)
-        used, limit = self.backend.model.text.count_tokens(caption)
-        if used <= limit:
-            return ""
-        return f"Story and shot have {used} tokens together, of which the model reads the first {limit}."
 
 
 def _drawn(view: FilmView, notice: str, name: str) -> tuple[str, ...]:

@@ -46,7 +46,7 @@ COLOPHON = (
 
 def title(name: str) -> str:
     """A story's file name as a title."""
-    return name.replace("-", " ").capitalize()
+    return name[:1].upper() + name[1:].replace("-", " ")
 
 
 def button(label: str, do: str, hint: str = "", **data: object) -> str:
@@ -72,7 +72,7 @@ def subtitle(view: FilmView) -> str:
     """What is on the screen, in words: seen where there is nothing else to read."""
     shown = [take for take in view.takes if take.shown]
     words = shown[-1].steers[-1] if shown and shown[-1].steers else shown[-1].caption if shown else ""
-    return f'<p class="subtitle">{escape(words)}</p>' if words else ""
+    return f'<p class="subtitle"><span>{escape(words)}</span></p>' if words else ""
 
 
 def download(session: str | None) -> str:
