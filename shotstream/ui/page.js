@@ -224,10 +224,11 @@
       <p><button type="button" data-close>Close</button></p>`);
   }
   document.addEventListener("click", (event) => {
-    const button = event.target.closest?.("[data-do], [data-compare], [data-cast]");
+    const button = event.target.closest?.("[data-do], [data-compare], [data-cast], [data-shape]");
     if (!button || button.disabled) return;
     if (button.dataset.compare) return compare(button);
     if (button.dataset.cast) return cast(button);
+    if (button.dataset.shape) return fetch(`shape/${session()}/${encodeURIComponent(button.dataset.shape)}`, { method: "POST" });
     const gesture = gestureOf(button);
     if (gesture.do === "edit") return rewrite(gesture, "This shot waits", "Change it");
     if (gesture.do === "retake") return rewrite(gesture, "Another take", "Take it again");

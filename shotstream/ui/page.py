@@ -15,6 +15,7 @@ import gradio as gr
 
 from shotstream.backends.in_process import InProcessBackend
 from shotstream.errors import UserError
+from shotstream.models.model import Model
 from shotstream.prompting import Prompting
 from shotstream.story import Story, read_story
 from shotstream.ui import prompt_help, render
@@ -119,6 +120,7 @@ class Page:
                         length = gr.Dropdown(LENGTHS, value=0, show_label=False, container=False, elem_id="length")
                         dissolve = gr.Checkbox(label="Dissolve", container=False, elem_id="dissolve")
                         rolling = gr.Checkbox(label="Keep rolling", container=False, elem_id="rolling")
+                    shapes = gr.HTML(elem_id="shapes")
                     with gr.Row(elem_id="calls"):
                         calls = [gr.Button(call, size="sm", elem_classes="call") for call in CALLS]
                     with gr.Row(elem_id="controls"):
@@ -140,7 +142,7 @@ class Page:
             blocks.load(
                 self.on_open,
                 None,
-                [player, curtain, status, notes, strip, download, memory, futures, keep],
+                [player, curtain, status, notes, strip, download, memory, futures, keep, shapes],
                 **ALL_THE_TIME,
             )
             blocks.unload(self.on_close)
@@ -180,12 +182,12 @@ class Page:
         try:
             session = self.sessions.open(name)
         except UserError as error:
-            yield (*[gr.skip()] * 3, render.notes(render.EMPTY, str(error)), *[gr.skip()] * 5)
+            yield (*[gr.skip()] * 3, render.notes(render.EMPTY, str(error)), *[gr.skip()] * 6)
             return
-        drawn: tuple[str, ...] = ("",) * 8
+        drawn: tuple[str, ...] = ("",) * 9
         try:
             async for view, notice, segment in session.screen():
-                before, drawn = drawn, _drawn(view, notice, name)
+                before, drawn = drawn, _drawn(view, notice, name, self.backend.model)
                 changed = (new if new != old else gr.skip() for old, new in zip(before, drawn, strict=True))
                 yield (segment or gr.skip(), *changed)
         finally:
@@ -257,7 +259,7 @@ class Page:
         return True
 
 
-def _drawn(view: FilmView, notice: str, name: str) -> tuple[str, ...]:
+def _drawn(view: FilmView, notice: str, name: str, model: Model | None) -> tuple[str, ...]:
     """All that the page shows of a film besides the film, as the outputs of `on_open` stand."""
     return (
         render.curtain(view) + render.subtitle(view),
@@ -268,4 +270,5 @@ def _drawn(view: FilmView, notice: str, name: str) -> tuple[str, ...]:
         render.memory(view, name),
         render.futures(view, name),
         render.keep(name if view.takes or view.waiting else None),
+        render.shapes(view, model.shapes, (model.width, model.height)) if model else "",
     )
