@@ -279,6 +279,19 @@ class Director(Shooting):
 
     # All of it
 
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Width and height of the film's pictures; None the model's own."""
+        return self._size
+
+    def frame(self, size: tuple[int, int]) -> None:
+        """Chooses the (width, height) of a film, which has one shape from its first shot to its last. Raises UserError
+        if there is a shot already."""
+        with self._changing():
+            if self._takes and size != self._size:
+                raise UserError("A film has one shape: start a new film to choose another.")
+            self._size = size
+
     def new_film(self) -> None:
         """Forgets everything: an empty film with an empty memory, the same switches."""
         with self._changing():
@@ -342,6 +355,7 @@ class Director(Shooting):
                 policy=self._policy,
                 weighing=self._weighs,
                 branched=any(node.lane for node in tree),
+                size=self._size,
             )
 
     def _frame_views(self, film: list[Take]) -> tuple[FrameView, ...]:
@@ -434,6 +448,7 @@ class Director(Shooting):
                 self._policy,
                 numbered(self._pinned, closed),
                 numbered(self._dropped, closed),
+                self._size,
             )
             memory = remembered(self._head)
         memory.save(path, session_text(session))
@@ -449,6 +464,7 @@ class Director(Shooting):
             self._drop_unshown()
             self._forget()
             self._seed, self._num_keys, self._policy = session.seed, session.num_keys, session.policy
+            self._size = session.size
             for take in resumed(session, memory):
                 self._takes[take.key] = self._head = take
             self._pinned |= {(session.takes[shot].key, frame) for shot, frame in session.pinned}

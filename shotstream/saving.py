@@ -16,7 +16,7 @@ from shotstream.memory import Memory
 from shotstream.plan import LONGEST_SHOT
 from shotstream.story import clean_prompt
 
-MAX_SEED, MAX_KEY, MAX_LIST = 2**62, 1_000_000, 1000
+MAX_SEED, MAX_KEY, MAX_LIST, MAX_SIDE = 2**62, 1_000_000, 1000, 10_000
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class SavedSession:
     policy: str = "recent"
     pinned: tuple[Pick, ...] = ()
     dropped: tuple[Pick, ...] = ()
+    size: tuple[int, int] | None = None  # width, height of the pictures; None the model's own
 
 
 def session_text(session: SavedSession) -> str:
@@ -61,6 +62,7 @@ def read_session(text: str, memory: Memory) -> SavedSession:
             policy=_one_of(told["policy"], tuple(DIRECTED)),
             pinned=_frames(told["pinned"], memory),
             dropped=_frames(told["dropped"], memory),
+            size=_size(told.get("size")),
         )
         keys = [shot.key for shot in (*session.takes, *session.waiting)]
         sound = len(session.takes) == len(memory.shots) and len(set(keys)) == len(keys)
@@ -94,6 +96,14 @@ def _frames(value: Any, memory: Memory) -> tuple[Pick, ...]:
     if any(frame not in memory.shots[shot].offsets for shot, frame in picks):
         raise ValueError("no such frame")
     return picks
+
+
+def _size(value: Any) -> tuple[int, int] | None:
+    """Whether a model can make it, and whether the memory has it, is seen when a shot is asked for."""
+    if value is None:
+        return None
+    width, height = (_whole(side, 1, MAX_SIDE) for side in _list(value))
+    return width, height
 
 
 def _list(value: Any) -> list:

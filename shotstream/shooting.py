@@ -83,6 +83,7 @@ class Shooting:
         self._ticket = object()
         self._progress: tuple[str, int, int] = ("", 0, 0)
         self._usual = 1  # chunks in a shot, as far as is known
+        self._size: tuple[int, int] | None = None  # width, height of the pictures; None the model's own
         self._weighs = False  # shots tell how much attention their context frames got
         self.timing: Timing | None = None
         self.message: str | None = None  # one sentence about what went wrong last
@@ -125,6 +126,8 @@ class Shooting:
             memory=memory,
             seed=take.seed,
             num_chunks=take.wanted or take.prompt.num_chunks,
+            width=self._size and self._size[0],
+            height=self._size and self._size[1],
             prefix=self._reel.latents(take.footage),
             picks=take.picks,
             attention=self._weighs,

@@ -90,6 +90,7 @@ class FilmView:
     policy: str = "recent"
     weighing: bool = False  # attention
     branched: bool = False  # the tree is more than one film
+    size: tuple[int, int] | None = None  # width, height of the pictures; None the model's own
 
 
 def take_views(film: Sequence[Take], takes: Sequence[Take], making: Take | None) -> tuple[TakeView, ...]:

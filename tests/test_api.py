@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import av
-import gradio as gr
 import numpy as np
 import pytest
 from gradio_client import Client
@@ -25,7 +24,8 @@ from gradio_client.exceptions import AppError
 from shotstream.backends.in_process import InProcessBackend
 from shotstream.models.weights import SHIPPED, load_model
 from shotstream.provenance import read_note
-from shotstream.ui.api import KEPT_SECONDS, MAX_CHUNKS, MAX_SHOTS, Shelf, add_film_endpoint
+from shotstream.ui.api import KEPT_SECONDS, MAX_CHUNKS, MAX_SHOTS, Shelf
+from shotstream.ui.page import Page
 
 ROOT = Path(__file__).parents[1]
 AGENT_RUN = ROOT / "assets" / "agent-run"
@@ -53,16 +53,13 @@ def model_folder(random_model_folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def server(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A page with one private event and the endpoint."""
+    """The page, as `app.py` opens it."""
     folder = tmp_path_factory.mktemp("gradio")
     backend = InProcessBackend(lambda: load_model(model_folder))
     backend.start()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(folder))
-        with gr.Blocks(analytics_enabled=False) as blocks:
-            box = gr.Textbox()
-            box.submit(str.upper, box, box, api_visibility="private")
-            add_film_endpoint(backend)
+        blocks = Page(backend).blocks
         launching = {"server_port": free_port(), "ssr_mode": False, "quiet": True, "_frontend": False}
         _, url, _ = blocks.launch(mcp_server=True, prevent_thread_lock=True, **launching)
         assert blocks.mcp_error is None

@@ -139,3 +139,29 @@ def test_an_empty_film_cannot_be_kept_but_says_so(page: Page, client: TestClient
         assert answer.status_code == 409 and "\n" not in answer.text
     assert client.get("/keep/empty/passwords.txt").status_code == 404
     assert client.get("/keep/empty/session.memory").status_code == 200  # an empty memory is one
+
+
+def test_a_shape_is_the_models_and_of_a_whole_film(page: Page, client: TestClient, tmp_path: Path):
+    director, model = page.sessions.open("shape").director, page.backend.model
+    own = (model.width, model.height)
+    own_name = next(iter(model.shapes))
+    tall = (own[1], own[0])
+    assert client.post("/shape/shape/banana").status_code == 404
+    assert client.post(f"/shape/nobody/{own_name}").status_code == 404
+    assert client.post(f"/shape/shape/{own_name}").status_code == 204 and director.size == own
+    director.frame(tall)
+    director.queue_shot("A red ball.", "It jumps.")
+    watch(director, 1)
+    assert director.last_picture().shape == (*own, 3)  # as high as the model's own are wide
+    refused = client.post(f"/shape/shape/{own_name}")
+    assert refused.status_code == 409 and "start a new film" in refused.text
+    director.save(tmp_path / "kept.memory")
+    there = page.sessions.open("shape elsewhere").director
+    there.resume(tmp_path / "kept.memory")
+    there.queue_shot("A red ball.", "It waits.")
+    watch(there, 2)
+    assert there.size == tall and there.last_picture().shape == (*own, 3)
+    assert there.view().message is None
+    there.new_film()
+    there.frame(own)
+    assert there.size == own

@@ -142,12 +142,12 @@ def test_there_are_only_so_many_seats(backend: InProcessBackend):
     sessions.close_all()
 
 
-def test_no_event_of_the_page_is_an_endpoint_and_all_examples_are_on_it(backend: InProcessBackend):
+def test_a_film_is_the_one_endpoint_and_all_examples_are_on_the_page(backend: InProcessBackend):
     page = Page(backend)
     config = page.blocks.get_config_file()
-    assert config["dependencies"]
-    visible = {event["api_visibility"] for event in config["dependencies"] if event["targets"][0][1] != "unload"}
-    assert visible == {"private"}
+    events = [event for event in config["dependencies"] if not event["targets"] or event["targets"][0][1] != "unload"]
+    assert {event["api_visibility"] for event in events} == {"private", "public"}
+    assert [event["api_name"] for event in events if event["api_visibility"] == "public"] == ["film"]
     text = json.dumps(config)
     assert len(list(STORIES.glob("*.json"))) >= 3
     assert all(render.title(path.stem) in text for path in STORIES.glob("*.json"))
@@ -160,7 +160,7 @@ def test_tabs_wait_for_a_model_without_a_thread_each(model_folder: Path):
     backend.start()
     page = Page(backend)
 
-    async def open_tabs() -> list[str]:
+    async def open_tabs() -> list[tuple]:
         tabs = [asyncio.ensure_future(page.on_model()) for _ in range(40)]
         before = threading.active_count()
         await asyncio.sleep(0)
@@ -170,7 +170,7 @@ def test_tabs_wait_for_a_model_without_a_thread_each(model_folder: Path):
         go_on.set()
         return await asyncio.gather(*tabs)
 
-    assert all("random" in header for header in asyncio.run(open_tabs()))
+    assert all("random" in header for header, _ in asyncio.run(open_tabs()))
 
 
 def test_a_model_card_tells_what_the_model_is(tmp_path: Path):

@@ -40,10 +40,13 @@ class UMT5Text:
         self.text_len = text_len
         self._cache: OrderedDict[str, torch.Tensor] = OrderedDict()
         self._lock = threading.Lock()
+        self._tokenizing = threading.Lock()  # a tokenizer is told before each use whether to cut a text off
 
     def count_tokens(self, caption: str) -> tuple[int, int]:
         """(tokens of the whole caption, tokens that the model reads)."""
-        return len(self.tokenizer(clean_caption(caption), verbose=False).input_ids), self.text_len
+        text = clean_caption(caption)
+        with self._tokenizing:
+            return len(self.tokenizer(text, verbose=False).input_ids), self.text_len
 
     @torch.no_grad()
     def encode(self, caption: str) -> torch.Tensor:
@@ -56,7 +59,8 @@ class UMT5Text:
                 self._cache.move_to_end(caption)
                 return self._cache[caption]
         text = clean_caption(caption)
-        tokens = self.tokenizer(text, truncation=True, max_length=self.text_len, return_tensors="pt")
+        with self._tokenizing:
+            tokens = self.tokenizer(text, truncation=True, max_length=self.text_len, return_tensors="pt")
         tokens = tokens.to(self.encoder.device)
         hidden = self.encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state[0]
         embeds = hidden.new_zeros(self.text_len, hidden.shape[-1])

@@ -51,7 +51,7 @@ def serve(args: argparse.Namespace) -> None:
     from shotstream.models.hub import is_hub_id
     from shotstream.models.weights import SHIPPED
     from shotstream.ui.page import Page
-    from shotstream.ui.theme import CSS, FAVICON, SCRIPT, theme
+    from shotstream.ui.theme import CSS, FAVICON, SCRIPTS, theme
 
     backend = InProcessBackend(lambda: load_model(args))
     backend.start()
@@ -64,7 +64,7 @@ def serve(args: argparse.Namespace) -> None:
         server_port=args.port,
         theme=theme(),
         css_paths=[CSS],
-        head=f"<script>{SCRIPT.read_text()}</script>",
+        head="".join(f"<script>{script.read_text()}</script>" for script in SCRIPTS),
         favicon_path=FAVICON,
         footer_links=[],
         run_history=False,

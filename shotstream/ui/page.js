@@ -167,7 +167,9 @@
 
   const KEYS = [
     ["Enter", "shoot what is in the box after what waits"], ["Alt+Enter", "tell the running shot instead (steer)"],
-    ["Ctrl+Enter", "cut now, to what is in the box if anything is"], ["Shift+Enter", "a new line"], ["Esc", "out of the box, and back"],
+    ["Ctrl+Enter", "cut now, to what is in the box if anything is"], ["Shift+Enter", "a new line"],
+    ["Ctrl+Space", "complete the prompt with camera, action and light; again, or Ctrl+Z, takes it back"],
+    ["Esc", "out of the box, and back"],
   ], OUTSIDE = {
     c: ["cut now", () => send({ do: "cut" })],
     r: ["another take of the last shot", () => last()?.querySelector("[data-do=retake]")?.click()],
@@ -222,10 +224,11 @@
       <p><button type="button" data-close>Close</button></p>`);
   }
   document.addEventListener("click", (event) => {
-    const button = event.target.closest?.("[data-do], [data-compare], [data-cast]");
+    const button = event.target.closest?.("[data-do], [data-compare], [data-cast], [data-shape]");
     if (!button || button.disabled) return;
     if (button.dataset.compare) return compare(button);
     if (button.dataset.cast) return cast(button);
+    if (button.dataset.shape) return fetch(`shape/${session()}/${encodeURIComponent(button.dataset.shape)}`, { method: "POST" });
     const gesture = gestureOf(button);
     if (gesture.do === "edit") return rewrite(gesture, "This shot waits", "Change it");
     if (gesture.do === "retake") return rewrite(gesture, "Another take", "Take it again");

@@ -15,9 +15,13 @@ import gradio as gr
 
 from shotstream.backends.in_process import InProcessBackend
 from shotstream.errors import UserError
-from shotstream.story import Story, compose_caption, read_story
-from shotstream.ui import render
+from shotstream.models.model import Model
+from shotstream.prompting import Prompting
+from shotstream.story import Story, read_story
+from shotstream.ui import prompt_help, render
+from shotstream.ui.api import add_film_endpoint
 from shotstream.ui.player import LivePlayer, forget_segments
+from shotstream.ui.prompt_help import PromptHelp
 from shotstream.ui.routes import Routes
 from shotstream.ui.session import Session, Sessions
 from shotstream.views import FilmView
@@ -64,8 +68,10 @@ class Page:
         self.about = about
         self.sessions = Sessions(backend)
         self.examples = {path.stem: read_story(path) for path in sorted(STORIES.glob("*.json"))}
+        self.help = PromptHelp(backend, self.sessions)
         self.blocks = self._layout(self.examples)
-        self.routes = Routes(backend, self.sessions, self.examples, self._forget_segments).all
+        routes = Routes(backend, self.sessions, self.examples, self._forget_segments)
+        self.routes = [*routes.all, *self.help.routes]
 
     def _layout(self, stories: dict[str, Story]) -> gr.Blocks:
         with gr.Blocks(title="ShotStream", analytics_enabled=False, fill_width=True) as blocks:
@@ -85,7 +91,8 @@ class Page:
                     with gr.Row(elem_id="slate"):
                         status = gr.HTML(render.EMPTY_SLATE, elem_id="status")
                         gr.HTML(render.FIRST_PICTURE, elem_id="first-picture")
-                    notes = gr.HTML()
+                    notes = gr.HTML(elem_id="notes")
+                    strip = gr.HTML(render.EMPTY_STRIP, elem_id="reel")
                 with gr.Column(elem_id="desk", scale=1, min_width=320):
                     with gr.Row(elem_id="stories"):
                         buttons = [story_button(name) for name in stories]
@@ -104,6 +111,7 @@ class Page:
                         elem_id="next-shot",
                     )
                     refused = gr.Textbox(visible=False)
+                    help_ = gr.HTML(prompt_help.markup(Prompting()), elem_id="prompt-help")
                     with gr.Row(elem_id="commands"):
                         shoot = gr.Button("Action!", variant="primary", elem_id="shoot")
                         gr.Button("Steer", elem_id="steer")
@@ -112,13 +120,13 @@ class Page:
                         length = gr.Dropdown(LENGTHS, value=0, show_label=False, container=False, elem_id="length")
                         dissolve = gr.Checkbox(label="Dissolve", container=False, elem_id="dissolve")
                         rolling = gr.Checkbox(label="Keep rolling", container=False, elem_id="rolling")
+                    shapes = gr.HTML(elem_id="shapes")
                     with gr.Row(elem_id="calls"):
                         calls = [gr.Button(call, size="sm", elem_classes="call") for call in CALLS]
                     with gr.Row(elem_id="controls"):
                         stop = gr.Button("Stop", size="sm", elem_id="stop")
                         new_film = gr.Button("New film", size="sm", elem_id="new-film")
                         download = gr.HTML(render.download(None))
-            strip = gr.HTML(render.EMPTY_STRIP)
             with gr.Row(elem_id="drawers"):
                 with gr.Accordion("Memory: what the next shot looks back at", open=False, elem_id="memory"):
                     memory = gr.HTML(render.EMPTY_MEMORY)
@@ -130,11 +138,11 @@ class Page:
                     keep = gr.HTML(render.keep(None))
             gr.HTML(render.COLOPHON)
 
-            blocks.load(self.on_model, None, header, **ALL_THE_TIME)
+            blocks.load(self.on_model, None, [header, help_], **ALL_THE_TIME)
             blocks.load(
                 self.on_open,
                 None,
-                [player, curtain, status, notes, strip, download, memory, futures, keep],
+                [player, curtain, status, notes, strip, download, memory, futures, keep, shapes],
                 **ALL_THE_TIME,
             )
             blocks.unload(self.on_close)
@@ -154,17 +162,19 @@ class Page:
             stop.click(self.on_stop, None, None, **AT_ONCE)
             new_film.click(self.on_new_film, None, None, **AT_ONCE)
             rolling.input(self.on_rolling, rolling, None, **AT_ONCE)
+            add_film_endpoint(self.backend)
         return blocks
 
     # What people do
 
-    async def on_model(self) -> str:
-        """Says which model plays here as soon as it is there, or why there is none."""
+    async def on_model(self) -> tuple[Any, ...]:
+        """Says which model plays here and how it likes to be prompted as soon as it is there, or why there is none."""
         try:
             model = (await asyncio.wrap_future(self.backend.engine)).model
         except UserError as error:
-            return render.header(str(error), wrong=True)
-        return render.header(" · ".join(filter(None, (model.name, self.about, f"on {model.device}"))))
+            return render.header(str(error), wrong=True), gr.skip()
+        header = render.header(" · ".join(filter(None, (model.name, self.about, f"on {model.device}"))))
+        return header, prompt_help.markup(model.prompting)
 
     async def on_open(self, request: gr.Request) -> AsyncIterator[tuple]:
         """Shows the tab's film for as long as the tab is open."""
@@ -172,12 +182,12 @@ class Page:
         try:
             session = self.sessions.open(name)
         except UserError as error:
-            yield (*[gr.skip()] * 3, render.notes(render.EMPTY, str(error)), *[gr.skip()] * 5)
+            yield (*[gr.skip()] * 3, render.notes(render.EMPTY, str(error)), *[gr.skip()] * 6)
             return
-        drawn: tuple[str, ...] = ("",) * 8
+        drawn: tuple[str, ...] = ("",) * 9
         try:
             async for view, notice, segment in session.screen():
-                before, drawn = drawn, _drawn(view, notice, name)
+                before, drawn = drawn, _drawn(view, notice, name, self.backend.model)
                 changed = (new if new != old else gr.skip() for old, new in zip(before, drawn, strict=True))
                 yield (segment or gr.skip(), *changed)
         finally:
@@ -245,21 +255,11 @@ class Page:
         except UserError as error:
             session.tell(str(error))
             return False
-        session.tell(self._length_notice(session, story, prompt))
+        session.tell(self.help.advice(session.director, story, prompt, queued=True))
         return True
 
-    def _length_notice(self, session: Session, story: str, prompt: str) -> str:
-        """How much of a prompt is read, if not all of it."""
-        if self.backend.model is None:
-            return ""
-        caption = compose_caption(story, len(session.director.memory.shots), prompt)
-        used, limit = self.backend.model.text.count_tokens(caption)
-        if used <= limit:
-            return ""
-        return f"Story and shot have {used} tokens together, of which the model reads the first {limit}."
 
-
-def _drawn(view: FilmView, notice: str, name: str) -> tuple[str, ...]:
+def _drawn(view: FilmView, notice: str, name: str, model: Model | None) -> tuple[str, ...]:
     """All that the page shows of a film besides the film, as the outputs of `on_open` stand."""
     return (
         render.curtain(view) + render.subtitle(view),
@@ -270,4 +270,5 @@ def _drawn(view: FilmView, notice: str, name: str) -> tuple[str, ...]:
         render.memory(view, name),
         render.futures(view, name),
         render.keep(name if view.takes or view.waiting else None),
+        render.shapes(view, model.shapes, (model.width, model.height)) if model else "",
     )

@@ -6,6 +6,7 @@ Pure functions from values to markup. Everything that a person typed is escaped 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
@@ -46,7 +47,7 @@ COLOPHON = (
 
 def title(name: str) -> str:
     """A story's file name as a title."""
-    return name.replace("-", " ").capitalize()
+    return name[:1].upper() + name[1:].replace("-", " ")
 
 
 def button(label: str, do: str, hint: str = "", **data: object) -> str:
@@ -72,7 +73,7 @@ def subtitle(view: FilmView) -> str:
     """What is on the screen, in words: seen where there is nothing else to read."""
     shown = [take for take in view.takes if take.shown]
     words = shown[-1].steers[-1] if shown and shown[-1].steers else shown[-1].caption if shown else ""
-    return f'<p class="subtitle">{escape(words)}</p>' if words else ""
+    return f'<p class="subtitle"><span>{escape(words)}</span></p>' if words else ""
 
 
 def download(session: str | None) -> str:
@@ -279,6 +280,21 @@ def keep(session: str | None) -> str:
         'accept=".json,.memory"></label></p><p class="hint">A story opens as a queue of shots; a session goes on where '
         "it ended, with its memory and without its pictures.</p>"
     )
+
+
+def shapes(view: FilmView, offered: Mapping[str, tuple[int, int]], own: tuple[int, int]) -> str:
+    """The choice of a picture's shape, if there is one; once the film has shots it shows what was chosen."""
+    if len(offered) < 2:
+        return ""
+    chosen, begun = view.size or own, bool(view.tree)
+    buttons = "".join(
+        f'<button type="button" class="act" data-shape="{escape(name)}" '
+        f'aria-pressed="{str(size == chosen).lower()}"{" disabled" if begun and size != chosen else ""}>'
+        f'<i style="aspect-ratio:{size[0]}/{size[1]}"></i>{escape(name)}</button>'
+        for name, size in offered.items()
+    )
+    hint = "A film has one shape: a new film may have another." if begun else "Chosen before the first shot."
+    return f'<div class="shapes" role="group" aria-label="Shape of the picture" title="{hint}">{buttons}</div>'
 
 
 def has_pictures(view: FilmView) -> bool:

@@ -50,6 +50,7 @@ class Routes:
             Route("/still/{session}/{key:int}", self.still),
             Route("/frame/{session}/{key:int}/{frame:int}", self.frame),
             Route("/direct/{session}", self.direct, methods=["POST"]),
+            Route("/shape/{session}/{name}", self.shape, methods=["POST"]),
             Route("/open/{session}", self.open, methods=["POST"]),
             Route("/cast/{session}", self.cast, methods=["POST"]),
             Route("/stories", self.stories),
@@ -65,6 +66,22 @@ class Routes:
         try:
             gesture = read_gesture(await request.body())
             await asyncio.to_thread(perform, session.director, gesture)
+        except UserError as error:
+            session.tell(str(error))
+            return PlainTextResponse(str(error), 409)
+        session.tell("")
+        return Response(status_code=204)
+
+    async def shape(self, request: Request) -> Response:
+        """Chooses one of the model's shapes for a film without shots; 409 with a sentence if there are any."""
+        session, model = self.sessions.find(request.path_params["session"]), self.backend.model
+        if session is None:
+            return PlainTextResponse(GONE, 404)
+        size = model.shapes.get(request.path_params["name"]) if model else None
+        if size is None:
+            return PlainTextResponse("The model makes no such shape.", 404)
+        try:
+            await asyncio.to_thread(session.director.frame, size)
         except UserError as error:
             session.tell(str(error))
             return PlainTextResponse(str(error), 409)
@@ -120,7 +137,8 @@ class Routes:
             raise UserError("The model is still loading: cast the picture in a moment.")
         picture = session.director.last_picture()
         if body:
-            picture = fit_picture(body, self.backend.model.width, self.backend.model.height)
+            size = session.director.size or (self.backend.model.width, self.backend.model.height)
+            picture = fit_picture(body, *size)
         if picture is None:
             raise UserError("There is no picture to cast yet: choose one, or make a shot first.")
         session.director.cast(story, caption, picture)

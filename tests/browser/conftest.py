@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from browsing import ROOT, App, Tab, answers, wait_for
@@ -43,12 +44,17 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    """The page with the shipped model, or with random weights where that is missing."""
-    model = SHIPPED
-    if not (SHIPPED / "model_index.json").exists():
-        schedule = Schedule(default_chunks=3, max_chunks=7)
-        model = save_random_model(tmp_path_factory.mktemp("model"), vae="PixelAutoencoder", schedule=schedule)
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped model, or random weights where that is missing."""
+    if (SHIPPED / "model_index.json").exists():
+        return SHIPPED
+    schedule = Schedule(default_chunks=3, max_chunks=7)
+    return save_random_model(tmp_path_factory.mktemp("model"), vae="PixelAutoencoder", schedule=schedule)
+
+
+@pytest.fixture(scope="module")
+def app(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    """The page with that model."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
