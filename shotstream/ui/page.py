@@ -13,7 +13,7 @@ from typing import Any
 
 import gradio as gr
 
-from shotstream.backends.in_process import InProcessBackend
+from shotstream.backends.backend import Backend
 from shotstream.errors import UserError
 from shotstream.story import Story, compose_caption, read_story
 from shotstream.ui import render
@@ -59,7 +59,7 @@ def story_button(name: str) -> gr.Button:
 class Page:
     """The page as Gradio's `blocks`, and the `routes` beside it. `about` says in a few words what the model is."""
 
-    def __init__(self, backend: InProcessBackend, about: str = "") -> None:
+    def __init__(self, backend: Backend, about: str = "") -> None:
         self.backend = backend
         self.about = about
         self.sessions = Sessions(backend)
@@ -161,7 +161,7 @@ class Page:
     async def on_model(self) -> str:
         """Says which model plays here as soon as it is there, or why there is none."""
         try:
-            model = (await asyncio.wrap_future(self.backend.engine)).model
+            model = await asyncio.wrap_future(self.backend.ready)
         except UserError as error:
             return render.header(str(error), wrong=True)
         return render.header(" · ".join(filter(None, (model.name, self.about, f"on {model.device}"))))
