@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from shotstream.backends.backend import Camera
 from shotstream.context import DIRECTED, Pick, look_back, nearest
 from shotstream.errors import UserError
 from shotstream.keeping import film_note, film_shots, numbered, prompt_of, resumed, saved, story_of
@@ -30,7 +31,7 @@ from shotstream.note import FilmNote, Steer
 from shotstream.plan import LONGEST_SHOT
 from shotstream.reel import Reel
 from shotstream.saving import SavedSession, read_session, session_text
-from shotstream.shooting import ROLL_CHUNKS, Backend, Shooting
+from shotstream.shooting import ROLL_CHUNKS, Shooting
 from shotstream.story import Story, clean_prompt
 from shotstream.takes import BEGINNING, Piece, Prompt, Take, newest_future, path_to, remembered
 from shotstream.views import FilmView, FrameView, frame_views, queued_views, take_views, tree_views
@@ -48,7 +49,7 @@ class Director(Shooting):
     take or a prompt raise UserError if it is gone.
     """
 
-    def __init__(self, backend: Backend, on_change: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, backend: Camera, on_change: Callable[[], None] = lambda: None) -> None:
         super().__init__(backend, Reel(), on_change)
         self._waiting: list[Prompt] = []
         self._again: deque[Piece] = deque()  # to be shown once more
@@ -335,16 +336,18 @@ class Director(Shooting):
         with self._condition:
             film, takes = self._film(), list(self._takes.values())
             tree = tree_views(takes, self._head)
-            stage, chunk, num_chunks = self._progress
+            doing = self._doing
             timing = self.timing
             return FilmView(
                 takes=take_views(film, takes, self._making),
                 waiting=queued_views(self._waiting),
                 tree=tree,
                 frames=self._frame_views(film),
-                stage=stage,
-                chunk=chunk,
-                num_chunks=num_chunks,
+                stage=doing.stage,
+                chunk=doing.chunk,
+                num_chunks=doing.num_chunks,
+                place=doing.place,
+                wait=doing.wait,
                 fps=timing and timing.fps,
                 first_chunk=timing and timing.first_chunk,
                 seconds=dict(timing.seconds) if timing else {},

@@ -37,11 +37,17 @@ class ShotRequest:
 
 @dataclass(frozen=True)
 class Progress:
-    """A sign of life between chunks, at least one per denoising step: a place where a shot can be cancelled."""
+    """A sign of life between chunks, at least one per denoising step: a place where a shot can be cancelled.
 
-    stage: str  # "text" | "context" | "denoise"
+    Before the engine begins, a home may say that it has to wait: for the model ("load") or for a turn ("turn"), with
+    the `place` in the line (how many are before it, 0 if that is not known) and the expected `wait` in seconds.
+    """
+
+    stage: str  # "load" | "turn" | "text" | "context" | "denoise"
     chunk: int
     step: int
+    place: int = 0
+    wait: int | None = None
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,14 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 
+from shotstream.backends.backend import Camera
 from shotstream.errors import UserError
-from shotstream.events import Chunk, Event, Progress, ShotDone, ShotRequest
+from shotstream.events import Chunk, Progress, ShotDone, ShotRequest
 from shotstream.media import dissolve, still
-from shotstream.memory import Memory, ShotMemory
+from shotstream.memory import Memory
 from shotstream.reel import Reel
 from shotstream.story import compose_caption
 from shotstream.takes import Take
@@ -30,20 +30,6 @@ from shotstream.takes import Take
 log = logging.getLogger(__name__)
 
 ROLL_CHUNKS = 2  # that a rolling shot grows by
-
-
-class Backend(Protocol):
-    """Where shots come from; see `backends`. `fps` and `model_name` need only be known once a shot was made."""
-
-    @property
-    def fps(self) -> int: ...
-
-    @property
-    def model_name(self) -> str: ...
-
-    def shoot(self, request: ShotRequest) -> Iterator[Event]: ...
-
-    def cast(self, picture: np.ndarray, caption: str) -> ShotMemory: ...
 
 
 @dataclass
@@ -71,17 +57,28 @@ class Timing:
         self.seconds[part] = self.seconds.get(part, 0.0) + seconds
 
 
+@dataclass(frozen=True)
+class Doing:
+    """What the running work is at, as a `FilmView` tells it."""
+
+    stage: str = ""
+    chunk: int = 0
+    num_chunks: int = 0
+    place: int = 0
+    wait: int | None = None
+
+
 class Shooting:
     """The making of takes, one at a time, in the thread that calls `_continue`, `_close` or `_cast`."""
 
-    def __init__(self, backend: Backend, reel: Reel, on_change: Callable[[], None]) -> None:
+    def __init__(self, backend: Camera, reel: Reel, on_change: Callable[[], None]) -> None:
         self._backend, self._reel, self._on_change = backend, reel, on_change
         self._condition = threading.Condition()
         self._takes: dict[int, Take] = {}
         self._head: Take | None = None  # the film's last take
         self._making: Take | None = None
         self._ticket = object()
-        self._progress: tuple[str, int, int] = ("", 0, 0)
+        self._doing = Doing()
         self._usual = 1  # chunks in a shot, as far as is known
         self._size: tuple[int, int] | None = None  # width, height of the pictures; None the model's own
         self._weighs = False  # shots tell how much attention their context frames got
@@ -108,14 +105,14 @@ class Shooting:
         """Takes the running work its ticket away."""
         self._ticket = object()
         self._making = None
-        self._progress = ("", 0, 0)
+        self._doing = Doing()
 
     def _start(self, take: Take) -> object | None:
         """The ticket of a new run for `take`; None if the film has gone elsewhere meanwhile."""
         if take is not self._head:
             return None
         self._making, self._ticket = take, object()
-        self._progress = ("turn", 0, 0)
+        self._doing = Doing("turn")
         return self._ticket
 
     def _request(self, take: Take) -> ShotRequest:
@@ -191,9 +188,9 @@ class Shooting:
                 match event:
                     case Progress(stage="load" | "turn"):
                         timing.started = time.monotonic()
-                        self._report(ticket, event.stage, 0, take.wanted or 0)
+                        self._report(ticket, Doing(event.stage, 0, take.wanted or 0, event.place, event.wait))
                     case Progress():
-                        self._report(ticket, event.stage, take.num_chunks + 1, take.wanted or 0)
+                        self._report(ticket, Doing(event.stage, take.num_chunks + 1, take.wanted or 0))
                     case Chunk():
                         self._file(take, ticket, event, timing)
                     case ShotDone():
@@ -216,7 +213,7 @@ class Shooting:
             take.still = take.still or still(chunk.frames[-1])
             timing.chunk_encoded(segment.num_frames, time.monotonic() - started)
             self.timing = timing
-            self._progress = ("denoise", min(take.num_chunks + 1, take.wanted), take.wanted)
+            self._doing = Doing("denoise", min(take.num_chunks + 1, take.wanted), take.wanted)
             self._condition.notify_all()
         self._on_change()
 
@@ -236,11 +233,11 @@ class Shooting:
             return take.prompt.picture
         return take.memory.shots[-1].thumbnails[-1] if take.memory else None
 
-    def _report(self, ticket: object, stage: str, chunk: int, num_chunks: int) -> None:
+    def _report(self, ticket: object, doing: Doing) -> None:
         with self._condition:
-            if ticket is not self._ticket or self._progress == (stage, chunk, num_chunks):
+            if ticket is not self._ticket or self._doing == doing:
                 return
-            self._progress = (stage, chunk, num_chunks)
+            self._doing = doing
         self._on_change()
 
     def _finish(self, take: Take, ticket: object, done: ShotDone, timing: Timing, request: ShotRequest) -> None:
@@ -257,7 +254,7 @@ class Shooting:
     def _end(self) -> None:
         """The run has done its work."""
         self._making = None
-        self._progress = ("", 0, 0)
+        self._doing = Doing()
         self._condition.notify_all()
 
     @contextmanager

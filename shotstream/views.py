@@ -80,6 +80,8 @@ class FilmView:
     stage: str = ""
     chunk: int = 0  # being made, from 1; 0 before the first
     num_chunks: int = 0  # of the shot being made; 0 until known
+    place: int = 0  # how many shots of others come before the one that waits for its turn
+    wait: int | None = None  # seconds until that turn, as far as is known
     fps: float | None = None  # frames a second of the latest shot, from the end of waiting to its last encoded frame
     first_chunk: float | None = None  # seconds from the end of waiting to the first encoded chunk, in the latest shot
     seconds: dict[str, float] = field(default_factory=dict, hash=False)  # of the latest shot, by part of the work

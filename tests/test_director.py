@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 import torch
 
-from shotstream.backends.in_process import InProcessBackend, Turns
+from shotstream.backends.in_process import InProcessBackend
+from shotstream.backends.turns import Turns
 from shotstream.director import MAX_WAITING, Director
 from shotstream.errors import UserError
 from shotstream.events import Event, ShotRequest
@@ -337,7 +338,7 @@ def test_a_directed_film_can_be_made_again_from_its_note(director: Director, bac
     note = read_note(tmp_path / "film.mp4")
     assert [shot.num_chunks for shot in note.shots] == [3, 6, 2] and note.shots[2].dissolve
     assert [(steer.chunk, steer.caption) for steer in note.shots[1].steers] == [(3, "Now it sleeps.")]
-    *_, done = shoot_film(backend.engine.result(), note)
+    *_, done = shoot_film(backend, note)
     for made, made_again in zip(director.memory.shots, done.memory.shots, strict=True):
         assert made.caption == made_again.caption and made.num_frames == made_again.num_frames
         torch.testing.assert_close(made.latents, made_again.latents, atol=1e-4, rtol=0)

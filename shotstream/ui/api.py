@@ -19,7 +19,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from shotstream.arguments import MAX_SEED
-from shotstream.backends.in_process import InProcessBackend
+from shotstream.backends.backend import Backend
 from shotstream.errors import UserError
 from shotstream.events import Chunk, Event
 from shotstream.film import plan_film, shoot_film
@@ -34,7 +34,7 @@ FILMS_AT_ONCE = 4  # each holds a thread of Gradio's while it waits for its turn
 KEPT_SECONDS = 3600  # a client downloads its film at once; a link that an assistant passes on may be opened later
 
 
-def add_film_endpoint(backend: InProcessBackend) -> None:
+def add_film_endpoint(backend: Backend) -> None:
     """Registers the endpoint; to be called inside `with gr.Blocks()`. `launch(mcp_server=True)` makes it a tool too."""
     shelf = Shelf()
 
@@ -77,7 +77,7 @@ def read_request(story: object, seed: object = 0, chunks: object = None) -> Stor
     return read
 
 
-def make_film(backend: InProcessBackend, story: Story, seed: int, chunks: int | None, path: Path) -> FilmNote:
+def make_film(backend: Backend, story: Story, seed: int, chunks: int | None, path: Path) -> FilmNote:
     """Shoots a story as `shotstream film` does and writes it to `path`; the note that the file carries.
 
     Waits for the model and, before every shot, for a turn. Raises the `UserError` of whatever goes wrong.
@@ -102,7 +102,7 @@ def film_shots(note: FilmNote, events: Iterable[Event], encoder: SegmentEncoder)
                 segments = []
 
 
-def notices(story: Story, backend: InProcessBackend) -> list[str]:
+def notices(story: Story, backend: Backend) -> list[str]:
     """What was left out of a film that is made: keys of the story, words that its model does not know."""
     shots = enumerate(story.shots)
     advice = (advice_on(shot.caption, backend.model.text, story.global_caption, index) for index, shot in shots)

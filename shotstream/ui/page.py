@@ -13,7 +13,7 @@ from typing import Any
 
 import gradio as gr
 
-from shotstream.backends.in_process import InProcessBackend
+from shotstream.backends.backend import Backend
 from shotstream.errors import UserError
 from shotstream.models.model import Model
 from shotstream.prompting import Prompting
@@ -63,7 +63,7 @@ def story_button(name: str) -> gr.Button:
 class Page:
     """The page as Gradio's `blocks`, and the `routes` beside it. `about` says in a few words what the model is."""
 
-    def __init__(self, backend: InProcessBackend, about: str = "") -> None:
+    def __init__(self, backend: Backend, about: str = "") -> None:
         self.backend = backend
         self.about = about
         self.sessions = Sessions(backend)
@@ -170,7 +170,7 @@ class Page:
     async def on_model(self) -> tuple[Any, ...]:
         """Says which model plays here and how it likes to be prompted as soon as it is there, or why there is none."""
         try:
-            model = (await asyncio.wrap_future(self.backend.engine)).model
+            model = await asyncio.wrap_future(self.backend.ready)
         except UserError as error:
             return render.header(str(error), wrong=True), gr.skip()
         header = render.header(" · ".join(filter(None, (model.name, self.about, f"on {model.device}"))))

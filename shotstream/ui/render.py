@@ -114,7 +114,7 @@ def sentence(view: FilmView) -> str:
     number = len(view.takes)
     queued = f" · {len(view.waiting)} queued" if view.waiting else ""
     if view.stage in STAGES:
-        return f"{STAGES[view.stage]} for shot {number}{queued}"
+        return f"{STAGES[view.stage]} for shot {number}{_line(view)}{queued}"
     if view.stage and view.num_chunks:
         return f"Making shot {number}, chunk {view.chunk}/{view.num_chunks}{queued}"
     if view.stage:
@@ -124,6 +124,14 @@ def sentence(view: FilmView) -> str:
     if view.waiting:
         return f"{len(view.waiting)} queued"
     return "Rolling on" if view.rolling and view.takes else "Waiting for you"
+
+
+def _line(view: FilmView) -> str:
+    """How long the line is before a shot whose turn it is not yet."""
+    if not view.place:
+        return ""
+    before = "1 shot" if view.place == 1 else f"{view.place} shots"
+    return f": {before} before it" + (f", about {view.wait} s" if view.wait else "")
 
 
 def notes(view: FilmView, notice: str) -> str:

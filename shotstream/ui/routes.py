@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from shotstream.backends.in_process import InProcessBackend
+from shotstream.backends.backend import Backend
 from shotstream.director import MAX_WAITING, Director
 from shotstream.errors import UserError
 from shotstream.media import encode_png
@@ -37,7 +37,7 @@ class Routes:
 
     def __init__(
         self,
-        backend: InProcessBackend,
+        backend: Backend,
         sessions: Sessions,
         examples: Mapping[str, Story],
         forget: Callable[[str], None],

@@ -15,10 +15,10 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
+from shotstream.backends.backend import Backend
 from shotstream.director import Director
 from shotstream.errors import UserError
 from shotstream.media import Segment
-from shotstream.shooting import Backend
 from shotstream.views import FilmView
 
 LEAD = 1.2  # seconds
