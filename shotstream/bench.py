@@ -180,19 +180,10 @@ def shoot(engine: Engine, request: ShotRequest) -> Take:
 
 
 def transformer_flops(transformer: ShotTransformer, frames: int, attended: int, rows: int, columns: int) -> int:
-    """Multiplications and additions of one cached call on `frames` latent frames of `rows` x `columns` that attend to
-    `attended` latent frames (themselves included); norms and activations are left out, and captions' keys and values,
-    which are not computed in a call."""
-    config = transformer.config
-    dim, (patch_t, patch_h, patch_w) = config.dim, config.patch_size
-    grid = (rows // patch_h) * (columns // patch_w)
-    tokens, keys = frames * grid, attended * grid
-    patch = patch_t * patch_h * patch_w
-    linear = tokens * dim * (4 * dim + 2 * dim + 2 * config.ffn_dim)  # self-attention, cross-attention, feed-forward
-    attention = 2 * tokens * dim * (keys + config.text_len)
-    ends = tokens * dim * patch * (config.in_dim + config.out_dim)
-    timestep = config.freq_dim * dim + 7 * dim * dim
-    return 2 * (config.num_layers * (linear + attention) + ends + timestep)
+    """Multiplications and additions of one cached call, see `rates.call_flops`."""
+    from shotstream.evaluation.rates import call_flops
+
+    return call_flops(transformer, frames, attended, rows, columns).total
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:

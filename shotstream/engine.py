@@ -23,7 +23,7 @@ from shotstream.memory import Memory, ShotMemory
 from shotstream.models.cache import LayerWindow, ShotCache
 from shotstream.models.model import Model
 from shotstream.models.rope import Phases
-from shotstream.models.transformer import Captions
+from shotstream.models.transformer import Captions, Times
 from shotstream.pixels import ShotPixels, thumbnail
 from shotstream.plan import Plan, plan_shot
 from shotstream.sampler import NoiseSource, denoise, euler, guided, seeded_noise
@@ -87,10 +87,12 @@ class Engine:
             return
 
         with watch("context_pass"):
+            if model.device.type == "cpu":  # a GPU's norms would copy what lies side by side
+                model.transformer.join()
             captions = model.transformer.embed_captions(embeds.to(model.device, model.dtype))
             phases = self._phases(plan)
             self._context_pass(plan, captions, phases, cache)
-            shot = _ShotInProgress(captions.last(), phases, cache)
+            shot = _ShotInProgress(captions.last(), phases, cache, self._times())
         yield Progress("context", 0, 0)
 
         pixels = ShotPixels(model, plan)
@@ -170,6 +172,12 @@ class Engine:
         with watch("context_encode"):
             memory = pixels.remember()
         yield ShotDone(Memory((*plan.request.memory.shots, memory)), memory, dict(watch.seconds))
+
+    def _times(self) -> dict[float, Times]:
+        """What each timestep of a shot does to the transformer's layers: worked out once a shot, not once a call."""
+        timesteps = [0.0, *self.model.schedule.timesteps.tolist()]
+        times = self.model.transformer.times(torch.tensor(timesteps)[:, None])
+        return {timestep: times.at(place) for place, timestep in enumerate(timesteps)}
 
     def _context(self, plan: Plan) -> torch.Tensor:
         """[6, C, h, w] of clean context frames; exact zeros before the first shot."""
@@ -254,7 +262,7 @@ class Engine:
         first = MAX_CONTEXT_FRAMES + start
         return self.model.transformer.forward_cached(
             latents[None].to(self.model.dtype),
-            torch.full((1, 1), timestep),
+            shot.times[timestep],
             shot.caption,
             shot.phases.frames(first, first + len(latents), shot.cache.frame_tokens),
             windows,
@@ -299,6 +307,7 @@ class _ShotInProgress:
     caption: Captions  # of the shot itself
     phases: Phases
     cache: ShotCache
+    times: dict[float, Times]
 
 
 class Stopwatch:

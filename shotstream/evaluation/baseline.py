@@ -208,7 +208,7 @@ def linear(layer: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
 
 
 def layer_norm(x: torch.Tensor, eps: float) -> torch.Tensor:
-    return F.layer_norm(x.float(), (x.shape[-1],), eps=eps).to(x.dtype)
+    return F.layer_norm(x, (x.shape[-1],), eps=eps)
 
 
 def rms_norm(x: torch.Tensor, norm: RMSNorm) -> torch.Tensor:
