@@ -7,7 +7,8 @@ the memory for the caches stays, to be overwritten. Knows no files, no screens, 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -40,15 +41,18 @@ class Engine:
         policy: str = "recent",
         rebased: bool = False,
         overlap: bool | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Without `routing` context frames attend to the new shot's caption instead of their own (paper, ablation);
         `policy` is one of `context.CONTEXT_POLICIES`; `rebased` counts the shots of the discontinuity indicator anew
         from the oldest that is looked back at (the paper counts on). With `overlap` a chunk's pixels are decoded, and
-        used by whoever asked for them, while the next chunk is made in a thread of its own; None: where that pays."""
+        used by whoever asked for them, while the next chunk is made in a thread of its own; None: where that pays. On a
+        CPU stages are timed by `clock`."""
         self.model = model
         self.routing = routing
         self.policy = policy
         self.rebased = rebased
+        self.clock = clock
         self.overlap = pays(model.device) if overlap is None else overlap
         self._lock = threading.Lock()
         self._idle: ShotCache | None = self._allocate(*self._latent_size(model.height, model.width))
@@ -87,7 +91,7 @@ class Engine:
 
     def _show(self, plan: Plan, noise: NoiseSource, cache: ShotCache) -> Iterator[Event]:
         """Pixels of what is made, while the next chunk is being made."""
-        watch, pixels = Stopwatch(self.model.device), ShotPixels(self.model, plan)
+        watch, pixels = Stopwatch(self.model.device, self.clock), ShotPixels(self.model, plan)
         made, attention = self._make_shot(plan, noise, cache, watch), None
         if self.overlap:
             made = run_ahead(made, lambda item: isinstance(item, _Clean))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -17,8 +17,8 @@ class Stopwatch:
     """Seconds per stage. On a CUDA device they are the device's own, taken from events in its streams; elsewhere a
     stage is waited for, so that it is charged with its own work. Stages may be timed from several threads."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._device, self._clock = device, clock
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
 
@@ -31,11 +31,11 @@ class Stopwatch:
             ended.record()
             self._events.append((stage, begun, ended))
             return
-        started = time.perf_counter()
+        started = self._clock()
         yield
         if self._device.type != "cpu":
             torch.accelerator.synchronize(self._device)
-        self._seconds[stage] += time.perf_counter() - started
+        self._seconds[stage] += self._clock() - started
 
     def seconds(self) -> dict[str, float]:
         """What was timed so far; waits for the device to have done it."""

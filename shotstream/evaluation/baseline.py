@@ -9,9 +9,7 @@ written as one would write it first. Knows nothing of requests: it keeps its own
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +21,7 @@ from shotstream.models.model import Model
 from shotstream.models.text import clean_caption
 from shotstream.models.transformer import Block, RMSNorm, ShotTransformer
 from shotstream.sampler import seeded_noise
+from shotstream.timing import Stopwatch
 
 
 @dataclass
@@ -52,20 +51,12 @@ class Baseline:
     model: Model
     captions: list[str] = field(default_factory=list)
     film: list[torch.Tensor] = field(default_factory=list)  # [t, 3, H, W] in [-1, 1] of every shot
+    clock: Callable[[], float] = time.perf_counter
 
     @torch.no_grad()
     def shoot(self, caption: str, seed: int, chunks: int, height: int, width: int) -> BaselineShot:
         model, schedule = self.model, self.model.schedule
-        seconds: defaultdict[str, float] = defaultdict(float)
-
-        @contextmanager
-        def watch(stage: str) -> Iterator[None]:
-            started = time.perf_counter()
-            yield
-            if model.device.type != "cpu":
-                torch.accelerator.synchronize(model.device)
-            seconds[stage] += time.perf_counter() - started
-
+        watch = Stopwatch(model.device, self.clock)
         self.captions.append(caption)
         number = len(self.film)
         with watch("text"):
@@ -101,7 +92,7 @@ class Baseline:
             video, _ = model.vae.decode_step(torch.cat(clean), model.vae.start_decoding())
             self.film.append(video)
             pixels = (video.float() * 127.5 + 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-        return BaselineShot(pixels, torch.cat(clean).cpu(), dict(seconds))
+        return BaselineShot(pixels, torch.cat(clean).cpu(), watch.seconds())
 
     def _context(self, height: int, width: int) -> tuple[torch.Tensor, list[int]]:
         """Six latents encoded from the film's pixels, and the shots that they are from."""

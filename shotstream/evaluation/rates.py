@@ -58,7 +58,13 @@ def call_flops(transformer: ShotTransformer, frames: int, attended: int, rows: i
 
 
 def measure_rates(
-    transformer: ShotTransformer, tokens: int, keys: int, device: torch.device, dtype: torch.dtype, repeats: int = 6
+    transformer: ShotTransformer,
+    tokens: int,
+    keys: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    repeats: int = 6,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Rates:
     """The best of `repeats` of: a square matrix product, and of each matrix product of the feed-forward layers;
     attention of `tokens` queries to `keys` keys, by torch's own kernel."""
@@ -82,16 +88,16 @@ def measure_rates(
             products.append((lambda: one_dnn(square, square, None, "none", [], ""), 2 * size**3))
         attending = 4 * tokens * keys * config.dim
         return Rates(
-            max(flops / _best(work, repeats) for work, flops in products),
-            attending / _best(lambda: F.scaled_dot_product_attention(q, k, v), repeats),
+            max(flops / _best(work, repeats, clock) for work, flops in products),
+            attending / _best(lambda: F.scaled_dot_product_attention(q, k, v), repeats, clock),
         )
 
 
-def _best(work: Callable[[], torch.Tensor], repeats: int) -> float:
+def _best(work: Callable[[], torch.Tensor], repeats: int, clock: Callable[[], float]) -> float:
     """Seconds."""
     best = float("inf")
     for _ in range(repeats + 1):
-        started = time.perf_counter()
+        started = clock()
         work().view(-1)[0].item()  # reading a number waits for the device
-        best = min(best, time.perf_counter() - started)
+        best = min(best, clock() - started)
     return best

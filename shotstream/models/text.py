@@ -45,6 +45,11 @@ class UMT5Text:
         """(tokens of the whole caption, tokens that the model reads)."""
         return len(self.tokenizer(clean_caption(caption), verbose=False).input_ids), self.text_len
 
+    def forget(self) -> None:
+        """Captions encoded so far: they will be encoded anew."""
+        with self._lock:
+            self._cache.clear()
+
     @torch.no_grad()
     def encode(self, caption: str) -> torch.Tensor:
         """[text_len, text_dim] in the encoder's dtype and on its device, zero at padding; not to be written to.
