@@ -12,6 +12,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,17 +87,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=whole_number(1, 4096), help=size.format(PUBLISHED_WIDTH))
     parser.add_argument("--shots", type=whole_number(1, 1000), default=3, help="measured after a warm-up (default: 3)")
     parser.add_argument("--chunks", type=whole_number(1, 1000), help="chunks a shot (default: the model's)")
+    parser.add_argument(
+        "--size", choices=("middle",), help="random weights of a middle size: width 512, 8 layers, 448x256"
+    )
+    parser.add_argument(
+        "--baseline", action="store_true", help="beside the procedure written out the straightforward way"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.config and args.model:
-        raise UserError("Give either --model or --config, not both.")
+    if sum(map(bool, (args.config, args.model, args.size))) > 1:
+        raise UserError("Give one of --model, --config and --size, not both.")
+    if args.baseline and getattr(args, "quality", "student") != "student":
+        raise UserError("--baseline is for models that stream: leave out --quality.")
     started = time.perf_counter()
-    model = _load_random_model(args) if args.config else load_model(args)
+    model = _load_random_model(args) if args.config or args.size else load_model(args)
     load_seconds = time.perf_counter() - started
+    if args.baseline:
+        return _compare(args, model)
     report = measure(model, args.shots, args.chunks, args.height, args.width, load_seconds)
     print(json.dumps(asdict(report), indent=2) if args.json else table(report))
+    return 0
+
+
+def _compare(args: argparse.Namespace, model: Model) -> int:
+    from shotstream.evaluation import comparison
+    from shotstream.events import ShotRequest
+    from shotstream.plan import plan_shot
+
+    chunks = args.chunks or model.default_chunks
+    height, width = args.height or model.height, args.width or model.width
+    plan_shot(ShotRequest(WORLD, num_chunks=chunks, height=height, width=width), model)
+    if chunks > model.max_chunks:
+        raise UserError(f"The published procedure has no shots longer than {model.max_chunks} chunks.")
+    found = comparison.compare(model, args.shots, chunks, height, width)
+    if args.json:
+        print(json.dumps(asdict(found), indent=2))
+    else:
+        print(f"{model.name} on {model.device}, {str(model.dtype).removeprefix('torch.')}, {width}x{height}")
+        print(comparison.table(found))
     return 0
 
 
@@ -144,25 +174,28 @@ class Take:
     first_pixels: float
     first_segment: float
     memory: Memory
+    latents: list[torch.Tensor]
 
 
-def shoot(engine: Engine, request: ShotRequest) -> Take:
+def shoot(engine: Engine, request: ShotRequest, clock: Callable[[], float] = time.perf_counter) -> Take:
     """Makes one shot, encoding every chunk as it comes."""
     from shotstream.events import Chunk, ShotDone
     from shotstream.media import SegmentEncoder, enlargement
 
     encoder, first_pixels, first_segment, h264, frames = None, 0.0, 0.0, 0.0, 0
-    started = time.perf_counter()
+    latents = []
+    started = clock()
     for event in engine.shoot(request):
-        now = time.perf_counter()
+        now = clock()
         if isinstance(event, Chunk):
             height, width = event.frames.shape[1:3]
             encoder = encoder or SegmentEncoder(width, height, engine.model.fps, enlargement(width, height))
             encoder.encode(event.frames)
-            h264 += time.perf_counter() - now
+            h264 += clock() - now
             frames += len(event.frames)
+            latents.append(event.latents)
             if event.index == 0:
-                first_pixels, first_segment = now - started, time.perf_counter() - started
+                first_pixels, first_segment = now - started, clock() - started
             chunk = event
         elif isinstance(event, ShotDone):
             done = event
@@ -172,27 +205,19 @@ def shoot(engine: Engine, request: ShotRequest) -> Take:
         size=(height, width),
         latent_size=(chunk.latents.shape[0], *chunk.latents.shape[2:]),
         stages=done.seconds | {"h264": h264},
-        total=time.perf_counter() - started,
+        total=clock() - started,
         first_pixels=first_pixels,
         first_segment=first_segment,
         memory=done.memory,
+        latents=latents,
     )
 
 
 def transformer_flops(transformer: ShotTransformer, frames: int, attended: int, rows: int, columns: int) -> int:
-    """Multiplications and additions of one cached call on `frames` latent frames of `rows` x `columns` that attend to
-    `attended` latent frames (themselves included); norms and activations are left out, and captions' keys and values,
-    which are not computed in a call."""
-    config = transformer.config
-    dim, (patch_t, patch_h, patch_w) = config.dim, config.patch_size
-    grid = (rows // patch_h) * (columns // patch_w)
-    tokens, keys = frames * grid, attended * grid
-    patch = patch_t * patch_h * patch_w
-    linear = tokens * dim * (4 * dim + 2 * dim + 2 * config.ffn_dim)  # self-attention, cross-attention, feed-forward
-    attention = 2 * tokens * dim * (keys + config.text_len)
-    ends = tokens * dim * patch * (config.in_dim + config.out_dim)
-    timestep = config.freq_dim * dim + 7 * dim * dim
-    return 2 * (config.num_layers * (linear + attention) + ends + timestep)
+    """Multiplications and additions of one cached call, see `rates.call_flops`."""
+    from shotstream.evaluation.rates import call_flops
+
+    return call_flops(transformer, frames, attended, rows, columns).total
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
@@ -235,14 +260,22 @@ def table(report: Report) -> str:
     return "\n".join(lines)
 
 
+MIDDLE = {"dim": 512, "ffn_dim": 2048, "num_heads": 8, "num_layers": 8, "text_dim": 64, "text_len": 512}
+MIDDLE_SIZE = {"height": 256, "width": 448}
+
+
 def _load_random_model(args: argparse.Namespace) -> Model:
     from shotstream.models.checkpoint import read_json, transformer_config
     from shotstream.models.random_model import save_random_model
     from shotstream.sampler import Schedule
 
-    config = transformer_config(read_json(args.config), args.config)
-    size = {"height": args.height or PUBLISHED_HEIGHT, "width": args.width or PUBLISHED_WIDTH}
-    _check_room(config, args.config)
+    if args.size:
+        config, size = dict(MIDDLE), dict(MIDDLE_SIZE)
+    else:
+        config = transformer_config(read_json(args.config), args.config)
+        size = {"height": PUBLISHED_HEIGHT, "width": PUBLISHED_WIDTH}
+        _check_room(config, args.config)
+    size |= {name: value for name in ("height", "width") if (value := getattr(args, name))}
     with tempfile.TemporaryDirectory() as folder:
         args.model = save_random_model(folder, config, schedule=Schedule(), **size)
         return load_model(args)

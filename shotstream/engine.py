@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from shotstream.ahead import pays, run_ahead
 from shotstream.context import MAX_CONTEXT_FRAMES
 from shotstream.errors import telling_lack_of_memory
 from shotstream.events import Chunk, Event, Progress, ShotDone, ShotRequest
@@ -23,23 +23,37 @@ from shotstream.memory import Memory, ShotMemory
 from shotstream.models.cache import LayerWindow, ShotCache
 from shotstream.models.model import Model
 from shotstream.models.rope import Phases
-from shotstream.models.transformer import Captions
+from shotstream.models.transformer import Captions, Times
 from shotstream.pixels import ShotPixels, thumbnail
 from shotstream.plan import Plan, plan_shot
 from shotstream.sampler import NoiseSource, denoise, euler, guided, seeded_noise
+from shotstream.streams import marked, to_device
+from shotstream.timing import Stopwatch
 
 
 class Engine:
     """Makes shots with one model. Shots may be made turn by turn or from several threads: none sees another's."""
 
-    def __init__(self, model: Model, routing: bool = True, policy: str = "recent", rebased: bool = False) -> None:
+    def __init__(
+        self,
+        model: Model,
+        routing: bool = True,
+        policy: str = "recent",
+        rebased: bool = False,
+        overlap: bool | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         """Without `routing` context frames attend to the new shot's caption instead of their own (paper, ablation);
-        `policy` is one of `context.CONTEXT_POLICIES`; `rebased` counts the shots of the
-        discontinuity indicator anew from the oldest that is looked back at (the paper counts on)."""
+        `policy` is one of `context.CONTEXT_POLICIES`; `rebased` counts the shots of the discontinuity indicator anew
+        from the oldest that is looked back at (the paper counts on). With `overlap` a chunk's pixels are decoded, and
+        used by whoever asked for them, while the next chunk is made in a thread of its own; None: where that pays. On a
+        CPU stages are timed by `clock`."""
         self.model = model
         self.routing = routing
         self.policy = policy
         self.rebased = rebased
+        self.clock = clock
+        self.overlap = pays(model.device) if overlap is None else overlap
         self._lock = threading.Lock()
         self._idle: ShotCache | None = self._allocate(*self._latent_size(model.height, model.width))
 
@@ -71,13 +85,39 @@ class Engine:
         cache = self._take_cache(plan.latent_size)
         try:
             with telling_lack_of_memory(f"on {self.model.device} to go on with this shot"):
-                yield from self._make_shot(plan, noise, cache)
+                yield from self._show(plan, noise, cache)
         finally:
             self._give_cache(cache)
 
-    def _make_shot(self, plan: Plan, noise: NoiseSource, cache: ShotCache) -> Iterator[Event]:
+    def _show(self, plan: Plan, noise: NoiseSource, cache: ShotCache) -> Iterator[Event]:
+        """Pixels of what is made, while the next chunk is being made."""
+        watch, pixels = Stopwatch(self.model.device, self.clock), ShotPixels(self.model, plan)
+        made, attention = self._make_shot(plan, noise, cache, watch), None
+        if self.overlap:
+            made = run_ahead(made, lambda item: isinstance(item, _Clean))
+        with closing(made):
+            for item in made:
+                match item:
+                    case _Clean(index, latents, ready):
+                        with pixels.after(ready), watch("decode"):
+                            frames, kept = pixels.decode(latents)
+                        if index < plan.prefix_chunks:
+                            yield Progress("context", index, 0)
+                        else:
+                            yield Chunk(index, plan.num_chunks, frames, kept)
+                    case _Looked(shares):
+                        attention = tuple(shares.tolist())
+                    case _:
+                        yield item
+        with pixels.after(None), watch("context_encode"):  # nobody waits for it: the last pixels are out
+            memory = pixels.remember()
+        yield ShotDone(Memory((*plan.request.memory.shots, memory)), memory, watch.seconds(), attention)
+
+    @torch.no_grad()
+    def _make_shot(self, plan: Plan, noise: NoiseSource, cache: ShotCache, watch: Stopwatch) -> Iterator[_Made]:
+        """Everything but pixels. Nothing inside a chunk waits for the device, and nothing of a chunk's size but what
+        the network needs is allocated."""
         model, schedule = self.model, self.model.schedule
-        watch = Stopwatch(model.device)
 
         with watch("text"):
             embeds = torch.stack([model.text.encode(caption) for caption in plan.captions])
@@ -87,29 +127,31 @@ class Engine:
             return
 
         with watch("context_pass"):
+            if model.device.type == "cpu":  # a GPU's norms would copy what lies side by side
+                model.transformer.join()
             captions = model.transformer.embed_captions(embeds.to(model.device, model.dtype))
             phases = self._phases(plan)
             self._context_pass(plan, captions, phases, cache)
-            shot = _ShotInProgress(captions.last(), phases, cache)
+            shot = _ShotInProgress(captions.last(), phases, cache, self._times())
         yield Progress("context", 0, 0)
 
-        pixels = ShotPixels(model, plan)
         prefix = [] if plan.request.prefix is None else plan.request.prefix.split(schedule.chunk_frames)
         prefix = [clean.to(model.device, model.dtype) for clean in prefix]
         for index, clean in enumerate(prefix):
-            with watch("decode"):
-                pixels.decode(clean)
-            yield Progress("context", index, 0)
+            yield _Clean(index, clean, marked(model.device))
         if prefix and (plan.prefix_chunks < plan.num_chunks or plan.request.attention):
             yield from self._refill(shot, prefix, watch)
 
         clean = prefix[-1] if prefix else None
+        ready = None
         shape = (schedule.chunk_frames, model.vae.latent_channels, *plan.latent_size)
         for index in range(plan.prefix_chunks, plan.num_chunks):
+            if ready is not None:
+                ready.synchronize()  # the device is busy with the cache pass, and no more than a chunk behind
             self._make_room(shot, index)
             estimates = denoise(
                 lambda noisy, timestep, index=index: self._predict(shot, noisy, timestep, index),
-                lambda step, index=index: noise(index, step, shape).to(model.device, torch.float32),
+                lambda step, index=index: to_device(noise(index, step, shape).float(), model.device),
                 schedule,
             )
             for step in range(len(schedule.steps)):
@@ -117,24 +159,20 @@ class Engine:
                     latents = next(estimates)
                 yield Progress("denoise", index, step)
             clean = latents.to(model.dtype)
-            with watch("decode"):
-                frames = pixels.decode(clean)
-            yield Chunk(index, plan.num_chunks, frames, clean.cpu())
+            ready = marked(model.device)
+            yield _Clean(index, clean, ready)
             if index + 1 < plan.num_chunks:  # nobody reads what the last chunk would leave behind
                 with watch("cache_pass"):
                     self._predict(shot, clean, 0.0, index)
 
-        attention = None
         if plan.request.attention and plan.context_latents is not None:
             with watch("attention"):
-                attention = self._attention(shot, clean, plan.num_chunks - 1)
-        with watch("context_encode"):  # nobody waits for it: the last pixels are out
-            memory = pixels.remember()
-        yield ShotDone(Memory((*plan.request.memory.shots, memory)), memory, dict(watch.seconds), attention)
+                shares = self._attention(shot, clean, plan.num_chunks - 1)
+            yield _Looked(shares)
 
     def _make_whole_shot(
         self, plan: Plan, noise: NoiseSource, embeds: torch.Tensor, watch: Stopwatch
-    ) -> Iterator[Event]:
+    ) -> Iterator[_Made]:
         """The teacher's way: all chunks at once, everything seeing everything, with guidance; no caches."""
         model, schedule, guidance = self.model, self.model.schedule, self.model.guidance
         place = {"device": model.device, "dtype": model.dtype}
@@ -162,14 +200,14 @@ class Engine:
             with watch("denoise"):
                 latents = next(path)
             yield Progress("denoise", 0, step)
-        pixels = ShotPixels(model, plan)
         for index, clean in enumerate(latents.to(model.dtype).split(schedule.chunk_frames)):
-            with watch("decode"):
-                pictures = pixels.decode(clean)
-            yield Chunk(index, plan.num_chunks, pictures, clean.cpu())
-        with watch("context_encode"):
-            memory = pixels.remember()
-        yield ShotDone(Memory((*plan.request.memory.shots, memory)), memory, dict(watch.seconds))
+            yield _Clean(index, clean, marked(model.device))
+
+    def _times(self) -> dict[float, Times]:
+        """What each timestep of a shot does to the transformer's layers: worked out once a shot, not once a call."""
+        timesteps = [0.0, *self.model.schedule.timesteps.tolist()]
+        times = self.model.transformer.times(torch.tensor(timesteps)[:, None])
+        return {timestep: times.at(place) for place, timestep in enumerate(timesteps)}
 
     def _context(self, plan: Plan) -> torch.Tensor:
         """[6, C, h, w] of clean context frames; exact zeros before the first shot."""
@@ -229,12 +267,12 @@ class Engine:
         start = self._place(index)
         return self._call(shot, latents, timestep, start, shot.cache.chunk_windows(start + len(latents)))
 
-    def _attention(self, shot: _ShotInProgress, clean: torch.Tensor, index: int) -> tuple[float, ...]:
-        """The share of the attention of chunk `index` that each context frame gets, mean over layers and heads."""
+    def _attention(self, shot: _ShotInProgress, clean: torch.Tensor, index: int) -> torch.Tensor:
+        """[6] shares of the attention of chunk `index` that context frames get, mean over layers and heads."""
         start = self._place(index)
         windows = shot.cache.watched_windows(start + len(clean))
         self._call(shot, clean, 0.0, start, windows)
-        return tuple(torch.stack(windows[0].shares).mean(0)[:MAX_CONTEXT_FRAMES].tolist())
+        return torch.stack(windows[0].shares).mean(0)[:MAX_CONTEXT_FRAMES].cpu()
 
     def _place(self, index: int) -> int:
         """The latent frame of the local cache at which chunk `index` begins."""
@@ -254,7 +292,7 @@ class Engine:
         first = MAX_CONTEXT_FRAMES + start
         return self.model.transformer.forward_cached(
             latents[None].to(self.model.dtype),
-            torch.full((1, 1), timestep),
+            shot.times[timestep],
             shot.caption,
             shot.phases.frames(first, first + len(latents), shot.cache.frame_tokens),
             windows,
@@ -299,19 +337,21 @@ class _ShotInProgress:
     caption: Captions  # of the shot itself
     phases: Phases
     cache: ShotCache
+    times: dict[float, Times]
 
 
-class Stopwatch:
-    """Seconds per stage; waits for the device, so that a stage is charged with its own work."""
+@dataclass(frozen=True)
+class _Clean:
+    """A chunk's clean `latents` [f, C, h, w] on the device, which has them once `ready` has come."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.seconds: defaultdict[str, float] = defaultdict(float)
+    index: int
+    latents: torch.Tensor
+    ready: torch.cuda.Event | None
 
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        if self.device.type != "cpu":
-            torch.accelerator.synchronize(self.device)
-        self.seconds[stage] += time.perf_counter() - started
+
+@dataclass(frozen=True)
+class _Looked:
+    shares: torch.Tensor  # [6], see `ShotDone.attention`
+
+
+_Made = Progress | _Clean | _Looked

@@ -5,6 +5,9 @@ Owns a shot's decoder state and the few frames that are kept of it. Knows neithe
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -13,6 +16,7 @@ from shotstream.context import stored_offsets
 from shotstream.memory import ShotMemory
 from shotstream.models.model import Model
 from shotstream.plan import Plan
+from shotstream.streams import on_stream, side_stream, to_host, wait_for
 
 THUMBNAIL_SIZE = (48, 192)  # height, width at most
 
@@ -26,14 +30,23 @@ class ShotPixels:
         self.offsets = stored_offsets(plan.request.memory.num_frames, self.num_frames)
         self.state = model.vae.start_decoding()
         self.decoded = 0
+        self.stream = side_stream(model.device)
         self.kept: list[torch.Tensor] = []  # [3, H, W] each: the decoder's clamped floats, not rounded to 8 bits
 
-    def decode(self, clean: torch.Tensor) -> np.ndarray:
-        """The next latent frames [f, C, h, w] -> [t, H, W, 3] uint8."""
+    @contextmanager
+    def after(self, ready: torch.cuda.Event | None) -> Iterator[None]:
+        """Work done inside begins when `ready` has come, beside what the device does otherwise."""
+        with on_stream(self.stream, ready):
+            yield
+
+    def decode(self, clean: torch.Tensor) -> tuple[np.ndarray, torch.Tensor]:
+        """The next latent frames [f, C, h, w] -> [t, H, W, 3] uint8, and the latents themselves on the CPU."""
         frames, self.state = self.model.vae.decode_step(clean, self.state)
         start, self.decoded = self.decoded, self.decoded + len(frames)
         self.kept += [frames[offset - start].clone() for offset in self.offsets if start <= offset < self.decoded]
-        return to_uint8(frames)
+        pixels, latents = to_host(as_uint8(frames)), to_host(clean)
+        wait_for(self.stream)
+        return pixels.numpy(), latents
 
     def remember(self) -> ShotMemory:
         request = self.plan.request
@@ -42,10 +55,15 @@ class ShotPixels:
         return ShotMemory(request.caption, request.seed, self.num_frames, self.offsets, latents, thumbnails)
 
 
+def as_uint8(frames: torch.Tensor) -> torch.Tensor:
+    """[t, 3, H, W] in [-1, 1] -> [t, H, W, 3] uint8, where they are."""
+    pixels = frames.float() * 127.5  # a tensor of its own: what follows may be in place
+    return pixels.add_(127.5).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
 def to_uint8(frames: torch.Tensor) -> np.ndarray:
     """[t, 3, H, W] in [-1, 1] -> [t, H, W, 3] uint8."""
-    pixels = (frames.float() * 127.5 + 127.5).round().to(torch.uint8)
-    return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return as_uint8(frames).cpu().numpy()
 
 
 def thumbnail(frame: torch.Tensor) -> np.ndarray:

@@ -9,6 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from shotstream import bench
+from shotstream.models import kernels
 from shotstream.models.cache import ShotCache
 from shotstream.models.rope import rope_phases
 from shotstream.models.transformer import ShotTransformer
@@ -17,7 +18,7 @@ NUMBERS = {"dim": 96, "ffn_dim": 160, "num_heads": 2, "num_layers": 3, "text_dim
 
 
 @pytest.mark.parametrize("stop", [3, 9])
-def test_counted_flops_are_those_that_torch_sees(stop):
+def test_counted_flops_are_those_that_torch_sees(stop, monkeypatch):
     rows, columns, context, frames = 4, 6, 6, 3
     transformer = ShotTransformer(**NUMBERS)
     grid = transformer.patch_grid(rows, columns)
@@ -26,15 +27,18 @@ def test_counted_flops_are_those_that_torch_sees(stop):
         layers=3, heads=2, head_dim=48, context_frames=context, local_frames=9, frame_tokens=6, device=device,
         dtype=torch.float32,
     )  # fmt: skip
-    caption = transformer.embed_captions(torch.randn(1, 12, 32))
+    with torch.no_grad():
+        caption = transformer.embed_captions(torch.randn(1, 12, 32))
+        times = transformer.times(torch.full((1, 1), 500.0))
     phases = rope_phases(torch.arange(6 + stop - frames, 6 + stop), torch.ones(frames), grid, 48, device)
     on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # which the counter does not know
     counter = FlopCounterMode(
         display=False, custom_mapping={on_cpu: lambda q, k, v, *_, out_shape=None, **__: sdpa_flop_count(q, k, v)}
     )
+    monkeypatch.setattr(kernels, "one_dnn_linear", lambda: None)  # whose products the counter does not know either
     with torch.no_grad(), counter:
         transformer.forward_cached(
-            torch.randn(1, frames, 16, rows, columns), torch.full((1, 1), 500.0), caption, phases,
+            torch.randn(1, frames, 16, rows, columns), times, caption, phases,
             cache.chunk_windows(stop),
         )  # fmt: skip
     assert bench.transformer_flops(transformer, frames, context + stop, rows, columns) == counter.get_total_flops()

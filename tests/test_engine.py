@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -19,6 +20,9 @@ from shotstream.events import Chunk, Event, Progress, ShotDone, ShotRequest
 from shotstream.memory import Memory
 from shotstream.models.random_model import save_random_model
 from shotstream.models.weights import load_model
+from shotstream.plan import plan_shot
+from shotstream.sampler import seeded_noise
+from shotstream.timing import Stopwatch
 
 CAPTIONS = ("a fox in the snow shot0:it runs", "a fox in the snow shot1:close shot", "a fox in the snow shot2:night")
 
@@ -70,14 +74,42 @@ def test_the_events_of_a_shot(engine):
     assert set(done.seconds) == stages and all(seconds > 0 for seconds in done.seconds.values())
 
 
+def test_overlapping_changes_when_things_are_made_and_nothing_else(engine, random_model):
+    """In order, equal, with pixels of a chunk out before the one after the next is begun."""
+    serial, ahead = (Engine(random_model, overlap=overlap) for overlap in (False, True))
+    request = ShotRequest(CAPTIONS[2], film(serial), 11, 6, attention=True)
+    one, other = list(serial.shoot(request)), list(ahead.shoot(request))
+    assert torch.equal(latents_of(one), latents_of(other)) and np.array_equal(frames_of(one), frames_of(other))
+    assert_same_memory(one[-1].memory, other[-1].memory, atol=0, rtol=0)
+    assert one[-1].attention == other[-1].attention and one[-1].seconds.keys() == other[-1].seconds.keys()
+    kinds = [
+        [(type(e), getattr(e, "index", None), getattr(e, "step", None)) for e in events] for events in (one, other)
+    ]
+    assert kinds[0] == kinds[1]
+    rest = list(ahead.shoot(replace(request, prefix=latents_of(one)[:6])))
+    torch.testing.assert_close(latents_of(rest), latents_of(one)[6:], atol=2e-4, rtol=0)
+
+
+def test_an_overlapped_shot_is_never_more_than_a_chunk_ahead(random_model):
+    begun = []
+
+    def noise(chunk: int, step: int, shape: tuple[int, ...]) -> torch.Tensor:
+        begun.append(chunk)
+        return torch.zeros(shape)
+
+    for event in Engine(random_model, overlap=True).shoot(ShotRequest(CAPTIONS[0], num_chunks=4), noise=noise):
+        if isinstance(event, Chunk):
+            assert max(begun) <= event.index + 1 + 1
+
+
 def test_default_length_and_one_chunk(engine, random_model):
     assert len(chunks_of(list(engine.shoot(ShotRequest(CAPTIONS[0]))))) == random_model.default_chunks
     events = list(engine.shoot(ShotRequest(CAPTIONS[0], num_chunks=1)))
     assert len(frames_of(events)) == 9 and events[-1].shot.num_frames == 9
 
 
-def test_pixels_leave_before_the_cache_pass_and_the_last_pass_is_not_made(engine, random_model):
-    calls = 0
+def test_pixels_leave_before_the_cache_pass_and_the_last_pass_is_not_made(random_model):
+    engine, calls = Engine(random_model, overlap=False), 0
 
     def count(*_: object) -> None:
         nonlocal calls
@@ -245,7 +277,9 @@ def tensors_alive() -> int:
     return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
 
 
-def test_cancelling_anywhere_frees_everything(engine):
+@pytest.mark.parametrize("overlap", [False, True])
+def test_cancelling_anywhere_frees_everything(random_model, overlap):
+    engine = Engine(random_model, overlap=overlap)
     request = ShotRequest(CAPTIONS[0], num_chunks=2)
     events = len(list(engine.shoot(request)))
     before, cache = tensors_alive(), engine._idle
@@ -255,10 +289,15 @@ def test_cancelling_anywhere_frees_everything(engine):
             next(shot)
         shot.close()
         assert engine._idle is cache  # the place of the caches is ready for the next shot
+    del shot
     assert tensors_alive() == before
+    assert not [thread for thread in threading.enumerate() if thread.name == "run-ahead"]
 
 
-def test_a_failure_in_a_shot_gives_the_caches_back(engine):
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_failure_in_a_shot_gives_the_caches_back(random_model, overlap):
+    engine = Engine(random_model, overlap=overlap)
+
     def broken(*_: object) -> torch.Tensor:
         raise RuntimeError("no noise today")
 
@@ -268,7 +307,9 @@ def test_a_failure_in_a_shot_gives_the_caches_back(engine):
     assert engine._idle is cache
 
 
-def test_lack_of_memory_in_a_shot_is_one_sentence_and_gives_the_caches_back(engine, exhaust_memory):
+@pytest.mark.parametrize("overlap", [False, True])
+def test_lack_of_memory_in_a_shot_is_one_sentence_and_gives_the_caches_back(random_model, exhaust_memory, overlap):
+    engine = Engine(random_model, overlap=overlap)
     cache = engine._idle
     exhaust_memory(7)
     shot = engine.shoot(ShotRequest(CAPTIONS[0], num_chunks=2))
@@ -276,7 +317,23 @@ def test_lack_of_memory_in_a_shot_is_one_sentence_and_gives_the_caches_back(engi
     with pytest.raises(UserError, match=r"^Not enough memory on cpu to go on with this shot: [^\n]*\.$"):
         for event in shot:
             events.append(event)
-    assert engine._idle is cache and len(chunks_of(events)) == 1
+    assert engine._idle is cache
+    assert overlap or len(chunks_of(events)) == 1  # a chunk may be on its way to its pixels, which take memory too
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="only a CUDA device tells when it is waited for")
+def test_nothing_inside_a_chunk_waits_for_the_device(random_model_folder):
+    engine = Engine(load_model(random_model_folder, device="cuda", dtype=torch.bfloat16))
+    memory = film(engine, lengths=(2,))  # and everything has been used once
+    made = engine._make_shot(
+        plan_shot(ShotRequest(CAPTIONS[1], memory, 0, 3), engine.model),
+        seeded_noise(0),
+        engine._idle,
+        Stopwatch(engine.model.device),
+    )
+    for item in made:
+        torch.cuda.set_sync_debug_mode("error" if isinstance(item, Progress) and item.stage != "text" else "default")
+    torch.cuda.set_sync_debug_mode("default")
 
 
 def test_caches_are_allocated_once(engine):

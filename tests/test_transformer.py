@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -154,3 +156,45 @@ def test_rope_turns_by_position_and_by_a_sixth_of_a_radian_per_shot():
     expected = (5 * omega + 2 / 6 + torch.pi) % (2 * torch.pi) - torch.pi
     torch.testing.assert_close(angle[:6], expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(angle[6:], torch.zeros(10), atol=1e-6, rtol=0)
+
+
+def test_joined_weights_stay_parameters_of_their_own(tmp_path):
+    transformer = ShotTransformer(**CONFIG)
+    before = {name: tensor.clone() for name, tensor in transformer.state_dict().items()}
+    x = torch.randn(1, 5, transformer.config.dim)
+    attention = transformer.blocks[0].self_attn
+    with torch.no_grad():
+        apart = attention.queries_keys_values(x)
+        transformer.join()
+        assert attention._joined()
+        for one, other in zip(apart, attention.queries_keys_values(x), strict=True):
+            torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+        attention.k.weight.mul_(2)  # as an optimiser steps
+        other = attention.queries_keys_values(x)[2]
+        torch.testing.assert_close(apart[2], other, atol=1e-6, rtol=1e-5)
+        assert torch.equal(attention._joint[0][x.shape[-1] : 2 * x.shape[-1]], attention.k.weight)
+        attention.k.weight.div_(2)
+    transformer.save_pretrained(tmp_path)
+    loaded = ShotTransformer.from_pretrained(tmp_path)
+    for name, tensor in loaded.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    twin = copy.deepcopy(transformer)
+    with torch.no_grad():
+        twin.blocks[0].self_attn.q.weight.zero_()
+        assert torch.equal(transformer.blocks[0].self_attn.q.weight, before["blocks.0.self_attn.q.weight"])
+        transformer.double()
+        assert not attention._joined()  # moved: what lay side by side does not any more
+        wide = attention.queries_keys_values(x.double())
+        torch.testing.assert_close(wide[0].float(), apart[0], atol=1e-5, rtol=1e-4)
+
+
+def test_times_worked_out_beforehand_are_those_of_the_call():
+    transformer = ShotTransformer(**CONFIG)
+    torch.nn.init.normal_(transformer.head.head.weight)
+    steps = torch.tensor([[0.0], [957.9], [737.6]])
+    with torch.no_grad():
+        times = transformer.times(steps)
+        for place, step in enumerate(steps):
+            alone = transformer.times(step[None])
+            torch.testing.assert_close(times.at(place).blocks, alone.blocks)
+            torch.testing.assert_close(times.at(place).head, alone.head)

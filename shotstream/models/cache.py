@@ -23,7 +23,8 @@ class LayerWindow:
     values: torch.Tensor
 
     def put(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write this call's `keys` and `values` [B, tokens, heads, head_dim] at the end; return everything readable."""
+        """Write this call's `keys` and `values` [B, tokens, heads, head_dim] at the end, in the cache's dtype; return
+        everything readable."""
         own = slice(self.keys.shape[1] - keys.shape[1], None)
         self.keys[:, own].copy_(keys)
         self.values[:, own].copy_(values)
@@ -57,6 +58,7 @@ class JoiningWindow:
     values: torch.Tensor
 
     def put(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        keys, values = keys.to(self.keys.dtype), values.to(self.values.dtype)
         return torch.cat([self.keys, keys], dim=1), torch.cat([self.values, values], dim=1)
 
     def look(self, queries: torch.Tensor, keys: torch.Tensor) -> None:

@@ -16,15 +16,18 @@ CUT_ANGLE = 1.0 / 6.0  # radians added to every temporal angle per shot index: t
 
 @dataclass(frozen=True)
 class Phases:
-    """`cos` and `sin`, float32 [B or 1, tokens, 1, head_dim / 2], ready to multiply pairs of channels."""
+    """Cosines and sines, float32 [B or 1, tokens, 1, head_dim / 2, 2], ready to turn pairs of channels."""
 
-    cos: torch.Tensor
-    sin: torch.Tensor
+    turns: torch.Tensor
+
+    @classmethod
+    def of_angles(cls, angles: torch.Tensor, device: torch.device) -> Phases:
+        """Of float64 `angles` [B or 1, tokens, 1, head_dim / 2]."""
+        return cls(torch.stack([angles.cos(), angles.sin()], dim=-1).to(device, torch.float32))
 
     def frames(self, start: int, stop: int, frame_tokens: int) -> Phases:
         """The phases of latent frames `start` to `stop` (views)."""
-        tokens = slice(start * frame_tokens, stop * frame_tokens)
-        return Phases(self.cos[:, tokens], self.sin[:, tokens])
+        return Phases(self.turns[:, start * frame_tokens : stop * frame_tokens])
 
 
 def axis_dims(head_dim: int) -> tuple[int, int, int]:
@@ -68,7 +71,7 @@ def rope_phases(
         ],
         dim=-1,
     ).reshape(batch, frames * rows * columns, 1, head_dim // 2)
-    return Phases(*(part.to(device or positions.device, torch.float32) for part in (angles.cos(), angles.sin())))
+    return Phases.of_angles(angles, device or positions.device)
 
 
 def shift_phases(frames: int, head_dim: int, device: torch.device) -> Phases:
@@ -76,11 +79,14 @@ def shift_phases(frames: int, head_dim: int, device: torch.device) -> Phases:
     time_dim = axis_dims(head_dim)[0]
     angles = torch.zeros(head_dim // 2, dtype=torch.float64, device=device)
     angles[: time_dim // 2] = _angles(torch.tensor(frames, device=device), time_dim)
-    return Phases(*(part.to(torch.float32).view(1, 1, 1, -1) for part in (angles.cos(), angles.sin())))
+    return Phases.of_angles(angles.view(1, 1, 1, -1), device)
 
 
 def rotate(x: torch.Tensor, phases: Phases) -> torch.Tensor:
-    """Turn the channel pairs (0, 1), (2, 3), ... of `x` [B, tokens, heads, head_dim]; same dtype out."""
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack([even * phases.cos - odd * phases.sin, even * phases.sin + odd * phases.cos], dim=-1)
-    return turned.flatten(-2).to(x.dtype)
+    """Turn the channel pairs (0, 1), (2, 3), ... of `x` [B, tokens, heads, head_dim]; float32 out."""
+    pairs = x.float().unflatten(-1, (-1, 2))
+    if torch.compiler.is_compiling():  # it fuses real numbers, complex ones it leaves as they are
+        (even, odd), (cos, sin) = pairs.unbind(-1), phases.turns.unbind(-1)
+        return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
+    turned = torch.view_as_complex(pairs) * torch.view_as_complex(phases.turns)  # one kernel
+    return torch.view_as_real(turned).flatten(-2)

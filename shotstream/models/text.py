@@ -48,6 +48,11 @@ class UMT5Text:
         with self._tokenizing:
             return len(self.tokenizer(text, verbose=False).input_ids), self.text_len
 
+    def forget(self) -> None:
+        """Captions encoded so far: they will be encoded anew."""
+        with self._lock:
+            self._cache.clear()
+
     @torch.no_grad()
     def encode(self, caption: str) -> torch.Tensor:
         """[text_len, text_dim] in the encoder's dtype and on its device, zero at padding; not to be written to.

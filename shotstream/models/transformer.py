@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from shotstream.models.cache import JoiningWindow, LayerWindow
+from shotstream.models.kernels import NATIVE, add_gated, attend, joint_linear, linear, modulated, rms_norm
 from shotstream.models.rope import CUT_ANGLE, Phases, rope_phases, rotate
 
 
@@ -40,6 +40,19 @@ class Captions:
         return Captions(tuple(k[-1:] for k in self.keys), tuple(v[-1:] for v in self.values))
 
 
+@dataclass(frozen=True)
+class Times:
+    """What timesteps do to every layer: shift, 1 + scale and gate for self-attention, then for the feed-forward layer,
+    `blocks` [layers, B, F or 1, 6, dim]; and shift and 1 + scale of the `head` [B, F or 1, 2, dim]."""
+
+    blocks: torch.Tensor
+    head: torch.Tensor
+
+    def at(self, index: int) -> Times:
+        """Of item `index` alone (views)."""
+        return Times(self.blocks[:, index : index + 1], self.head[index : index + 1])
+
+
 class RMSNorm(nn.Module):
     """Root-mean-square norm over the full width (all heads together), in float32."""
 
@@ -49,8 +62,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        wide = x.float()
-        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype) * self.weight
+        return rms_norm(x, self.weight, self.eps)
 
 
 class Attention(nn.Module):
@@ -59,7 +71,8 @@ class Attention(nn.Module):
     def __init__(self, dim: int, num_heads: int, eps: float) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.backend = "native"
+        self.backend = NATIVE
+        self._joint: tuple[torch.Tensor, torch.Tensor] | None = None
         self.q = nn.Linear(dim, dim)
         self.k = nn.Linear(dim, dim)
         self.v = nn.Linear(dim, dim)
@@ -70,15 +83,45 @@ class Attention(nn.Module):
     def _heads(self, x: torch.Tensor) -> torch.Tensor:
         return x.unflatten(-1, (self.num_heads, -1))
 
+    def join(self) -> None:
+        """Lays the weights of queries, keys and values side by side, so that without a gradient they are one matrix
+        product; they stay parameters of their own. Undone by whatever moves or replaces them."""
+        layers = (self.q, self.k, self.v)
+        if self._joined() or not all(type(layer) is nn.Linear for layer in layers):
+            return
+        if not all(type(layer.weight) is nn.Parameter for layer in layers):  # quantised
+            return
+        weight = torch.cat([layer.weight.data for layer in layers])
+        bias = torch.cat([layer.bias.data for layer in layers])
+        for layer, own_weight, own_bias in zip(layers, weight.chunk(3), bias.chunk(3), strict=True):
+            layer.weight.data, layer.bias.data = own_weight, own_bias
+        self._joint = weight, bias
+
+    def _joined(self) -> bool:
+        if self._joint is None or torch.compiler.is_compiling():  # where pointers cannot be compared
+            return self._joint is not None
+        weight, bias = self._joint
+        step = weight.nbytes // 3
+        return self.q.bias.data_ptr() == bias.data_ptr() and all(
+            layer.weight.data_ptr() == weight.data_ptr() + place * step
+            for place, layer in enumerate((self.q, self.k, self.v))
+        )
+
     def queries(self, x: torch.Tensor) -> torch.Tensor:
-        return self._heads(self.norm_q(self.q(x)))
+        return self._heads(self.norm_q(linear(self.q, x)))
 
     def keys_values(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._heads(self.norm_k(self.k(x))), self._heads(self.v(x))
+        return self._heads(self.norm_k(linear(self.k, x))), self._heads(linear(self.v, x))
+
+    def queries_keys_values(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        if torch.is_grad_enabled() or not self._joined():
+            return self.queries(x), *self.keys_values(x)
+        q, k, v = joint_linear(x, *self._joint).chunk(3, dim=-1)
+        return self._heads(self.norm_q(q)), self._heads(self.norm_k(k)), self._heads(v)
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """[B, tokens, heads, head_dim] each -> [B, query tokens, dim], projected."""
-        return self.o(dispatch_attention_fn(q, k, v, attn_mask=mask, backend=self.backend).flatten(-2))
+        return linear(self.o, attend(q, k, v, mask, self.backend).flatten(-2))
 
 
 class Block(nn.Module):
@@ -96,29 +139,29 @@ class Block(nn.Module):
 
     def forward(
         self,
-        x: torch.Tensor,  # [B, F, T, dim]: T tokens a latent frame
-        time: torch.Tensor,  # [B, F or 1, 6, dim]
+        x: torch.Tensor,  # [B, F, T, dim]: T tokens a latent frame; without a gradient it is written to
+        time: torch.Tensor,  # [B, F or 1, 6, dim], see `Times`
         caption: tuple[torch.Tensor, torch.Tensor],  # [B * runs, text tokens, heads, head_dim] each
         phases: Phases,
         mask: torch.Tensor | None,  # [B or 1, 1, F * T, F * T]
         window: LayerWindow | JoiningWindow | None,
     ) -> torch.Tensor:
-        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + time).unsqueeze(3).unbind(2)
+        shift1, factor1, gate1, shift2, factor2, gate2 = time.unsqueeze(3).unbind(2)
 
-        y = (self.norm1(x) * (1 + scale1) + shift1).flatten(1, 2)
-        q = rotate(self.self_attn.queries(y), phases)
-        k, v = self.self_attn.keys_values(y)
-        k = rotate(k, phases)
+        y = modulated(self.norm1, x, shift1, factor1).flatten(1, 2)
+        q, k, v = self.self_attn.queries_keys_values(y)
+        q, k = rotate(q, phases).to(q.dtype), rotate(k, phases)
         if window is not None:
-            k, v = window.put(k, v)
+            k, v = window.put(k, v)  # which takes them as they are
             window.look(q, k)
-        x = x + self.self_attn.attend(q, k, v, mask).view_as(x) * gate1
+        x = add_gated(x, self.self_attn.attend(q, k.to(q.dtype), v, mask).view_as(x), gate1)
 
         caption_k, caption_v = caption
         y = self.norm3(x).view(caption_k.shape[0], -1, x.shape[-1])  # each run of frames meets its own caption
-        x = x + self.cross_attn.attend(self.cross_attn.queries(y), caption_k, caption_v, None).view_as(x)
+        x = add_gated(x, self.cross_attn.attend(self.cross_attn.queries(y), caption_k, caption_v, None).view_as(x))
 
-        return x + self.ffn(self.norm2(x) * (1 + scale2) + shift2) * gate2
+        y = modulated(self.norm2, x, shift2, factor2)
+        return add_gated(x, linear(self.ffn[2], linear(self.ffn[0], y, gelu=True)), gate2)
 
 
 class Head(nn.Module):
@@ -129,9 +172,8 @@ class Head(nn.Module):
         self.modulation = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
 
     def forward(self, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
-        """`x` [B, F, T, dim], `time` [B, F or 1, dim]."""
-        shift, scale = (self.modulation + time.unsqueeze(2)).unsqueeze(3).unbind(2)
-        return self.head(self.norm(x) * (1 + scale) + shift)
+        """`x` [B, F, T, dim], `time` [B, F or 1, 2, dim], see `Times`."""
+        return linear(self.head, modulated(self.norm, x, *time.unsqueeze(3).unbind(2)))
 
 
 class PatchEmbedding(nn.Conv3d):
@@ -220,6 +262,21 @@ class ShotTransformer(ModelMixin, ConfigMixin):
         pairs = [block.cross_attn.keys_values(text) for block in self.blocks]
         return Captions(tuple(k for k, _ in pairs), tuple(v for _, v in pairs))
 
+    def join(self) -> None:
+        """Makes one matrix product of self-attention's three, where no gradient is wanted; see `Attention.join`."""
+        for block in self.blocks:
+            block.self_attn.join()
+
+    def times(self, timestep: torch.Tensor) -> Times:
+        """What `timestep` [B or 1, F or 1], on any device, does to every layer."""
+        weight = self.head.modulation
+        features = timestep_features(timestep, self.config.freq_dim).to(weight.device, weight.dtype)
+        time = self.time_embedding(features)  # B F dim
+        offsets = self.time_projection(time).unflatten(-1, (6, -1))
+        blocks = torch.stack([block.modulation for block in self.blocks])[:, None] + offsets  # layers B F 6 dim
+        head = weight + time.unsqueeze(2)
+        return Times(_with_ones(blocks, (1, 4)), _with_ones(head, (1,)))
+
     def forward(
         self,
         latents: torch.Tensor,
@@ -247,7 +304,7 @@ class ShotTransformer(ModelMixin, ConfigMixin):
     def forward_cached(
         self,
         latents: torch.Tensor,
-        timestep: torch.Tensor,
+        timestep: torch.Tensor | Times,
         captions: Captions,
         phases: Phases,
         windows: Sequence[LayerWindow | JoiningWindow],
@@ -256,9 +313,9 @@ class ShotTransformer(ModelMixin, ConfigMixin):
         """Flow [B, F, out_dim, h, w] of the frames `latents` [B, F, C, h, w], which leave their keys and values in
         `windows` (one per layer) and attend to all that these show.
 
-        timestep [B or 1, F or 1], on any device; captions: routed, one per run of frames (one an item, or one a
-        frame), the runs of an item together; phases: of exactly these frames; frame_mask [F, frames in a window] bool,
-        True where a frame (row) may attend to another, None where all may.
+        timestep [B or 1, F or 1], on any device, or what `times` made of it; captions: routed, one per run of frames
+        (one an item, or one a frame), the runs of an item together; phases: of exactly these frames; frame_mask [F,
+        frames in a window] bool, True where a frame (row) may attend to another, None where all may.
         """
         return self._predict(latents, timestep, captions, phases, self._token_mask(frame_mask, latents), windows)
 
@@ -273,17 +330,25 @@ class ShotTransformer(ModelMixin, ConfigMixin):
     def _predict(self, latents, timestep, captions, phases, mask, windows) -> torch.Tensor:
         rows, columns = self.patch_grid(*latents.shape[-2:])
         x = self.patch_embedding(latents)
-        time = self.time_embedding(timestep_features(timestep, self.config.freq_dim).to(x.device, x.dtype))  # B F dim
-        modulation = self.time_projection(time).unflatten(-1, (6, -1))
-        for block, key, value, window in zip(self.blocks, captions.keys, captions.values, windows, strict=True):
+        times = timestep if isinstance(timestep, Times) else self.times(timestep)
+        layers = zip(self.blocks, times.blocks, captions.keys, captions.values, windows, strict=True)
+        for block, modulation, key, value, window in layers:
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = self._gradient_checkpointing_func(block, x, modulation, (key, value), phases, mask, window)
             else:
                 x = block(x, modulation, (key, value), phases, mask, window)
-        out = self.head(x, time)
+        out = self.head(x, times.head)
         _, height, width = self.config.patch_size
         out = out.view(*out.shape[:2], rows, columns, height, width, -1)
         return out.permute(0, 1, 6, 2, 4, 3, 5).flatten(5).flatten(3, 4)  # B F C h w
+
+
+def _with_ones(modulation: torch.Tensor, scales: Sequence[int]) -> torch.Tensor:
+    """One added to the scales among a modulation's parts [..., parts, dim]: what is multiplied by."""
+    ones = modulation.new_zeros(modulation.shape[-2], 1)
+    for place in scales:
+        ones[place] = 1
+    return modulation + ones
 
 
 def timestep_features(timestep: torch.Tensor, dim: int) -> torch.Tensor:

@@ -1,0 +1,74 @@
+"""Making the next thing while the last one is used: an iterator that runs in a thread of its own, a little ahead.
+
+Owns the thread, how far it may get, and its end. Knows nothing of what is made.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import threading
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _End:
+    error: BaseException | None = None
+
+
+def run_ahead(items: Generator[T], heavy: Callable[[T], bool], room: int = 1) -> Iterator[T]:
+    """The items of a generator, made in a thread while earlier ones are used: in the same order, none lost.
+
+    Of `heavy` items at most `room` wait to be used, besides the one in use; the others pass freely. What the generator
+    raises is raised here, in its place. Closing stops it at its next item and waits for that.
+    """
+    found: SimpleQueue[T | _End] = SimpleQueue()
+    free, stopped = threading.Semaphore(room), threading.Event()
+    threads = torch.get_num_threads()
+
+    def work() -> None:
+        torch.set_num_threads(threads)  # a new thread would begin with as many as there are cores
+        error = None
+        try:
+            for item in items:
+                found.put(item)
+                if heavy(item):
+                    free.acquire()
+                if stopped.is_set():
+                    break
+        except BaseException as raised:  # whatever it is, it is told where the items are used
+            error = raised
+        finally:
+            items.close()
+            found.put(_End(error))
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), name="run-ahead", daemon=True)
+    thread.start()
+    try:
+        while not isinstance(item := found.get(), _End):
+            is_heavy = heavy(item)
+            yield item
+            del item
+            if is_heavy:
+                free.release()
+        if item.error is not None:
+            raise item.error
+    finally:
+        stopped.set()
+        free.release()
+        thread.join()
+
+
+def pays(device: torch.device) -> bool:
+    """Whether two things at once are faster here: beside an accelerator, and on a CPU where a core is left."""
+    if device.type != "cpu":
+        return True
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return torch.get_num_threads() < cores

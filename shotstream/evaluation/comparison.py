@@ -1,0 +1,177 @@
+"""The engine beside the straightforward procedure, stage by stage, and beside what the machine can do.
+
+Owns the measuring of both on the same shots and its table. Shots are made in turn, one of each kind, and figures are
+medians over rounds: what else the machine does meanwhile falls on both alike. Knows no model by name.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from shotstream.bench import STAGES, WORLD, shoot
+from shotstream.context import MAX_CONTEXT_FRAMES
+from shotstream.engine import Engine
+from shotstream.evaluation.baseline import Baseline
+from shotstream.evaluation.rates import Flops, Rates, call_flops, measure_rates
+from shotstream.events import ShotRequest
+from shotstream.media import SegmentEncoder, enlargement
+from shotstream.memory import Memory
+from shotstream.models.model import Model
+from shotstream.story import compose_caption
+
+
+@dataclass(frozen=True)
+class Side:
+    """Median seconds of one way to make a shot: by stage and to the first pixels, one thing after the other; and to the
+    end, H.264 included, `by_the_clock`."""
+
+    stages: Mapping[str, float]
+    first_pixels: float
+    by_the_clock: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """On a CPU, stages and first pixels are in seconds of processor time, in which nobody else's work counts; `timed`
+    says so. With `overlap`, `ours.by_the_clock` is of shots whose pixels are made beside the next chunk. `flops` are of
+    all denoising steps of a shot; `apart` is the largest difference between the two films' latents."""
+
+    rounds: int
+    chunks: int
+    frames: int
+    overlap: bool
+    timed: str
+    ours: Side
+    baseline: Side
+    rates: Rates
+    flops: Flops
+    apart: float
+
+    def roofline(self, side: Side) -> float:
+        """The denoiser's share of its own roofline: its arithmetic at the machine's rates, by the time it took."""
+        return self.rates.seconds(self.flops) / side.stages["denoise"]
+
+
+def compare(model: Model, rounds: int, chunks: int, height: int, width: int) -> Comparison:
+    """Two films of the same captions and seeds, `rounds` shots after a first one that warms up."""
+    on_a_cpu = model.device.type == "cpu"
+    clock = time.process_time if on_a_cpu else time.perf_counter
+    serial, engine = Engine(model, overlap=False, clock=clock), Engine(model)
+    baseline, memory = Baseline(model, clock=clock), Memory()
+    ours, plain, rates, apart = [], [], None, 0.0
+    for number in range(rounds + 1):
+        measured = _rates(model, height, width, chunks, clock)
+        rates = measured if rates is None else rates.best(measured)  # clocks and neighbours change
+        caption = compose_caption(WORLD, number, "It jumps.")
+        request = ShotRequest(caption, memory, number, chunks, None, height, width)
+        one = shoot(serial, request, clock)
+        forget_captions(model)
+        whole = shoot(engine, request).total
+        forget_captions(model)
+        latents, side = _baseline_shot(baseline, caption, number, chunks, height, width)
+        memory = one.memory
+        if number:  # the first warmed everything up
+            ours.append(Side(one.stages, one.first_pixels, whole))
+            plain.append(side)
+            apart = max(apart, (torch.cat(one.latents).float() - latents.float()).abs().max().item())
+    return Comparison(
+        rounds=rounds,
+        chunks=chunks,
+        frames=one.frames,
+        overlap=engine.overlap,
+        timed=" of processor time" if on_a_cpu else "",
+        ours=_medians(ours),
+        baseline=_medians(plain),
+        rates=rates,
+        flops=_shot_flops(model, chunks, height, width),
+        apart=apart,
+    )
+
+
+def forget_captions(model: Model) -> None:
+    """So that the next film of the same captions has them to encode as well."""
+    getattr(model.text, "forget", lambda: None)()
+
+
+def _medians(shots: Sequence[Side]) -> Side:
+    return Side(
+        {name: statistics.median(shot.stages.get(name, 0.0) for shot in shots) for name in STAGES},
+        statistics.median(shot.first_pixels for shot in shots),
+        statistics.median(shot.by_the_clock for shot in shots),
+    )
+
+
+def _baseline_shot(
+    baseline: Baseline, caption: str, seed: int, chunks: int, height: int, width: int
+) -> tuple[torch.Tensor, Side]:
+    model, clock = baseline.model, baseline.clock
+    started, begun = time.perf_counter(), clock()
+    shot = baseline.shoot(caption, seed, chunks, height, width)
+    shown = clock()
+    encoder = SegmentEncoder(width, height, model.fps, enlargement(width, height))
+    size = model.schedule.chunk_frames * model.vae.temporal_factor
+    for at in range(0, len(shot.frames), size):  # in pieces as long as a chunk's
+        encoder.encode(shot.frames[at : at + size])
+    stages = shot.seconds | {"h264": clock() - shown}
+    return shot.latents, Side(stages, shown - begun, time.perf_counter() - started)
+
+
+def _latent_size(model: Model, height: int, width: int) -> tuple[int, int]:
+    return height // model.vae.spatial_factor, width // model.vae.spatial_factor
+
+
+def _attended(model: Model, chunks: int) -> list[int]:
+    """Latent frames that each chunk of a shot attends to."""
+    size = model.schedule.chunk_frames
+    return [MAX_CONTEXT_FRAMES + size * min(chunk + 1, model.schedule.max_chunks) for chunk in range(chunks)]
+
+
+def _shot_flops(model: Model, chunks: int, height: int, width: int) -> Flops:
+    calls = [
+        call_flops(model.transformer, model.schedule.chunk_frames, seen, *_latent_size(model, height, width))
+        for seen in _attended(model, chunks)
+    ]
+    steps = len(model.schedule.steps)
+    return Flops(steps * sum(call.matrix for call in calls), steps * sum(call.attention for call in calls))
+
+
+def _rates(model: Model, height: int, width: int, chunks: int, clock: Callable[[], float]) -> Rates:
+    rows, columns = model.transformer.patch_grid(*_latent_size(model, height, width))
+    seen = _attended(model, chunks)
+    tokens, keys = model.schedule.chunk_frames * rows * columns, sum(seen) // len(seen) * rows * columns
+    return measure_rates(model.transformer, tokens, keys, model.device, model.dtype, repeats=3, clock=clock)
+
+
+def table(found: Comparison) -> str:
+    """For people: a line per stage of a shot, then the whole, then how near the denoiser is to its roof."""
+    ours, plain = found.ours, found.baseline
+    lines = [
+        f"the same shots made both ways, in turn: {found.rounds} of {found.chunks} chunks; medians, seconds"
+        f"{found.timed} a shot; latents at most {found.apart:.0e} apart",
+        "",
+        f"{'':<28}{'ours':>10}{'baseline':>10}{'ratio':>9}",
+    ]
+
+    def line(label: str, mine: float, other: float, note: str = "") -> str:
+        ratio = f"{other / mine:8.2f}x" if mine else f"{'-':>9}"
+        return f"{label:<28}{mine:10.3f}{other:10.3f}{ratio}{note}"
+
+    for name, (label, _) in STAGES.items():
+        lines.append(line(label, ours.stages[name], plain.stages[name]))
+    note = "  pixels while the next chunk is made" if found.overlap else ""
+    lines += [
+        line("all stages", sum(ours.stages.values()), sum(plain.stages.values())),
+        line("first pixels", ours.first_pixels, plain.first_pixels),
+        line("end to end, by the clock", ours.by_the_clock, plain.by_the_clock, note),
+        "",
+        f"{'frames a second':<28}{found.frames / ours.by_the_clock:10.2f}{found.frames / plain.by_the_clock:10.2f}",
+        f"{'share of own roofline':<28}{found.roofline(ours):10.0%}{found.roofline(plain):10.0%}  "
+        f"{found.flops.matrix / 1e9:.1f} GFLOP at {found.rates.matrix / 1e9:.1f} GFLOP/s of a matrix product and "
+        f"{found.flops.attention / 1e9:.1f} at {found.rates.attention / 1e9:.1f} of attention",
+    ]
+    return "\n".join(lines)
