@@ -11,8 +11,8 @@ import math
 import pickle
 import re
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -197,8 +197,18 @@ def load_safetensors(
     module: torch.nn.Module, folder: Path, device: torch.device | str, dtype: torch.dtype
 ) -> torch.nn.Module:
     """Fill `module` (on meta) from a diffusers component folder, one file or shards with an index."""
-    names = [WEIGHTS_NAME]
-    index = folder / f"{WEIGHTS_NAME}.index.json"
+    with opened_weights(folder, WEIGHTS_NAME) as (shapes, read):
+        return fill(module, shapes, read, folder, device, dtype)
+
+
+@contextmanager
+def opened_weights(
+    folder: Path, name: str
+) -> Iterator[tuple[dict[str, tuple[int, ...]], Callable[[str], torch.Tensor]]]:
+    """The shapes of all tensors of a component folder, whose weights are in the file `name` or in shards with an index,
+    and what reads one of them. What goes wrong meanwhile is a `UserError`."""
+    names = [name]
+    index = folder / f"{name}.index.json"
     if index.is_file():
         weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict) or not all(isinstance(n, str) for n in weight_map.values()):
@@ -213,7 +223,7 @@ def load_safetensors(
                 file = stack.enter_context(safe_open(folder / name, framework="pt"))
                 owner |= dict.fromkeys(file.keys(), file)
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name, file in owner.items()}
-            return fill(module, shapes, lambda name: owner[name].get_tensor(name), folder, device, dtype)
+            yield shapes, lambda name: owner[name].get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise UserError(f"The weights in {folder} are damaged: {error}.") from error
 
@@ -225,10 +235,12 @@ def fill(
     source: object,
     device: torch.device | str,
     dtype: torch.dtype,
+    in_full: Collection[str] = (),
 ) -> torch.nn.Module:
     """Give the meta `module` its weights, one tensor in flight at a time; in evaluation mode, on `device`.
 
-    `shapes` names what `source` has and `read` brings it. Everything is compared before anything is read.
+    `shapes` names what `source` has and `read` brings it. Everything is compared before anything is read. The tensors
+    `in_full` stay float32.
     """
     expected = module.state_dict()
     for name, tensor in expected.items():
@@ -246,7 +258,7 @@ def fill(
         stored = read(name)
         if not stored.is_floating_point():
             raise UserError(f"{source}: the tensor {name} holds {stored.dtype}, not floating-point numbers.")
-        weights[name] = stored.to(device, dtype, copy=True)
+        weights[name] = stored.to(device, torch.float32 if name in in_full else dtype, copy=True)
         # the extremes pass NaN on and, unlike isfinite(), need no second tensor in memory
         if not all(math.isfinite(extreme) for extreme in torch.aminmax(weights[name])):
             raise UserError(f"{source}: the tensor {name} holds numbers that are not finite.")

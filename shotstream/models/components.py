@@ -5,18 +5,16 @@ Owns what such a folder may hold. Knows no other part of a model and not whether
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan
-from transformers import AutoTokenizer, UMT5EncoderModel
-from transformers.utils.logging import CRITICAL, disable_progress_bar, get_verbosity, set_verbosity
+from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 
-from shotstream.errors import UserError, lacks_memory
-from shotstream.models.checkpoint import load_safetensors, read_json
+from shotstream.errors import UserError
+from shotstream.models.checkpoint import fill, load_safetensors, opened_weights, read_json
 from shotstream.models.pixel_autoencoder import PixelAutoencoder
 from shotstream.models.text import UMT5Text
 from shotstream.models.vae import VAE, WanVAE
@@ -31,6 +29,9 @@ TEXT_LIMITS = {
     "num_heads": 256,
     "relative_attention_num_buckets": 4096,
 }
+TEXT_WEIGHTS_NAME = "model.safetensors"
+EMBEDDINGS, SHARED = "encoder.embed_tokens.weight", "shared.weight"
+LARGE_ENCODER = 1_000_000_000  # parameters: 4 GB in float32
 VAES: dict[str, tuple[type, Callable[[Any], VAE]]] = {
     "AutoencoderKLWan": (AutoencoderKLWan, WanVAE),
     "PixelAutoencoder": (PixelAutoencoder, lambda module: module),
@@ -55,40 +56,47 @@ def load_vae(folder: Path, device: torch.device, dtype: torch.dtype) -> VAE:
 def load_text(
     encoder_folder: Path, tokenizer_folder: Path, text_len: int, device: torch.device, dtype: torch.dtype
 ) -> UMT5Text:
+    """The text side, its encoder on `device` in `dtype`: in bfloat16 at most if it is a large one, whose published
+    weights lose nothing that the model it was trained with would have seen."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the library raises nearly anything
         raise UserError(f"{tokenizer_folder} holds no tokenizer that can be read.") from error
     _check_text_config(encoder_folder / "config.json")
-    disable_progress_bar()
-    verbosity = get_verbosity()
     try:
-        set_verbosity(CRITICAL)  # it reports over many lines what is told in one below
-        encoder, report = UMT5EncoderModel.from_pretrained(
-            encoder_folder,
-            dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are in the report, by name
-        )
+        config = UMT5Config.from_pretrained(encoder_folder, local_files_only=True)
+        with torch.device("meta"):
+            encoder = UMT5EncoderModel(config)
     except Exception as error:
-        if lacks_memory(error):
-            raise
         raise UserError(f"{encoder_folder} holds no UMT5 text encoder that can be read.") from error
-    finally:
-        set_verbosity(verbosity)
-    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if report[problem]:
-            first = min(report[problem], key=str)  # a name, or a name and two shapes
-            name = first if isinstance(first, str) else first[0]
-            raise UserError(f"{encoder_folder}: the tensor {name} is {problem.removesuffix('_keys')}.")
-    for name, weight in encoder.named_parameters():
-        if not all(map(math.isfinite, torch.aminmax(weight.detach()))):
-            raise UserError(f"{encoder_folder}: the tensor {name} holds numbers that are not finite.")
-    if not encoder.encoder.embed_tokens.weight.any():  # once left so by a library that did not tie it
-        raise UserError(f"{encoder_folder}: the token embeddings are all zero: update transformers.")
-    return UMT5Text(tokenizer, encoder.to(device).eval(), text_len)
+    if dtype == torch.float32 and count_parameters(encoder) >= LARGE_ENCODER:
+        dtype = torch.bfloat16
+    return UMT5Text(tokenizer, _fill_encoder(encoder, encoder_folder, device, dtype), text_len)
+
+
+def _fill_encoder(
+    encoder: UMT5EncoderModel, folder: Path, device: torch.device, dtype: torch.dtype
+) -> UMT5EncoderModel:
+    """Every tensor goes from its file to where it is used: nothing is in memory in another dtype or at another place.
+
+    The library saves the embeddings, which it has under two names, under either.
+    """
+    with opened_weights(folder, TEXT_WEIGHTS_NAME) as (shapes, read):
+        stored = {EMBEDDINGS if name == SHARED else name: name for name in sorted(shapes, reverse=True)}
+        stack = torch.nn.ModuleDict({"encoder": encoder.encoder})
+        known = {name: shapes[place] for name, place in stored.items()}
+        # float16 is too narrow for what these make, as the library knows as well
+        in_full = [name for name in known if ".wo." in name] if dtype == torch.float16 else ()
+        fill(stack, known, lambda name: read(stored[name]), folder, device, dtype, in_full)
+    encoder.shared = encoder.encoder.embed_tokens
+    if not encoder.encoder.embed_tokens.weight.any():
+        raise UserError(f"{folder}: the token embeddings are all zero.")
+    return encoder.eval()
+
+
+def count_parameters(module: torch.nn.Module) -> int:
+    """Each counted once, by however many names it goes."""
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _check_text_config(path: Path) -> None:

@@ -5,11 +5,47 @@ A converted checkpoint takes them into its folder; read straight from the Hub it
 
 from __future__ import annotations
 
+from shotstream.models.hub import HubFiles
 from shotstream.prompting import Prompting
+
+# The one place where revisions are pinned. README's front matter repeats them (a test compares): `preload_from_hub`.
+# No commit of the checkpoints' repository is known to us for certain: "main" is what it holds today. To pin it, put the
+# 40 digits that its page shows under "Files and versions" here, and behind its line of `preload_from_hub`.
+SHOTSTREAM_REVISION = "main"
+WAN_REVISION = "0fad780a534b6463e45facd96134c9f345acfa5b"
+WAN_TEXT_16_REVISION = "b8fff7315c768468a5333511427288870b2e9635"
 
 # published as checkpoints instead of a folder
 CHECKPOINTS = {"KlingTeam/ShotStream": {"student": "shotstream_merged.pt", "teacher": "bidirectional_teacher.pt"}}
-WAN = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers@0fad780a534b6463e45facd96134c9f345acfa5b"
+PUBLISHED = "KlingTeam/ShotStream"
+WAN_REPO = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+WAN = f"{WAN_REPO}@{WAN_REVISION}"
+
+
+def checkpoint_files(name: str, revision: str | None, quality: str) -> HubFiles:
+    """The one file of a published repository that holds the student or the teacher."""
+    return HubFiles(name, revision or SHOTSTREAM_REVISION, (CHECKPOINTS[name][quality],))
+
+
+def _shards(count: int) -> tuple[str, ...]:
+    shards = (f"text_encoder/model-{number:05}-of-{count:05}.safetensors" for number in range(1, count + 1))
+    return ("text_encoder/config.json", "text_encoder/model.safetensors.index.json", *shards)
+
+
+_TOKENIZER_NAMES = ("special_tokens_map.json", "spiece.model", "tokenizer.json", "tokenizer_config.json")
+VAE_FILES = HubFiles(WAN_REPO, WAN_REVISION, ("vae/config.json", "vae/diffusion_pytorch_model.safetensors"))
+TOKENIZER_FILES = HubFiles(WAN_REPO, WAN_REVISION, tuple(f"tokenizer/{name}" for name in _TOKENIZER_NAMES))
+# The same text encoder twice: 11.4 GB in bfloat16, which is what it is used in, and 22.7 GB in float32.
+TEXT_16_FILES = HubFiles("Wan-AI/Wan2.2-TI2V-5B-Diffusers", WAN_TEXT_16_REVISION, _shards(3))
+TEXT_32_FILES = HubFiles(WAN_REPO, WAN_REVISION, _shards(5))
+
+
+def preloaded_files() -> list[HubFiles]:
+    """All that the published student is made of when the smaller text encoder is what it should be."""
+    wan = HubFiles(WAN_REPO, WAN_REVISION, VAE_FILES.files + TOKENIZER_FILES.files)
+    return [checkpoint_files(PUBLISHED, None, "student"), wan, TEXT_16_FILES]
+
+
 # Wan's own, which the published teacher was sampled with
 WAN_NEGATIVE = (
     "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，"

@@ -24,15 +24,23 @@ from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 from shotstream.errors import UserError, telling_lack_of_memory, telling_refused_files
 from shotstream.models.checkpoint import load_checkpoint, load_safetensors, read_json, transformer_config
 from shotstream.models.components import load_text, load_vae
-from shotstream.models.hub import download, is_hub_id
+from shotstream.models.encoder_choice import choose_encoder
+from shotstream.models.fetching import FetchProgress
+from shotstream.models.hub import check_room, download, fetch, is_hub_id
 from shotstream.models.model import Model
 from shotstream.models.published import (
     CHECKPOINTS,
+    PUBLISHED,
     PUBLISHED_PROMPTING,
     PUBLISHED_SHAPES,
     PUBLISHED_SIZE,
+    TEXT_16_FILES,
+    TEXT_32_FILES,
+    TOKENIZER_FILES,
+    VAE_FILES,
     WAN,
     WAN_NEGATIVE,
+    checkpoint_files,
 )
 from shotstream.models.scheduling import SCHEDULER_NAME, read_schedule, schedule_config
 from shotstream.models.shapes import Shapes, checked_shapes
@@ -54,17 +62,24 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     attention: str = "native",
     quality: str = "student",
+    progress: FetchProgress | None = None,
 ) -> Model:
     """The model at `source`: a folder, a published checkpoint file, or a Hub id (`owner/name[@revision]`).
 
-    None means $SHOTSTREAM_MODEL, else the model shipped with the program. `attention` is a diffusers backend name,
-    `quality` "student" or "teacher": the slow model that it learned from, in the folder `teacher/` of a model folder.
-    Raises `UserError` for everything that can be missing, damaged or unfit.
+    None means the `default_source`. `attention` is a diffusers backend name, `quality` "student" or "teacher": the slow
+    model that it learned from, in the folder `teacher/` of a model folder. What has to be fetched is told to
+    `progress`. Raises `UserError` for everything that can be missing, damaged or unfit.
     """
-    source = source or os.environ.get("SHOTSTREAM_MODEL") or SHIPPED
     device = _checked_device(device)
+    source = source or default_source(device)
     with telling_lack_of_memory(f"on {device} for the model {str(source)[:200]}"), telling_refused_files():
-        return _load_model(source, device, dtype, attention, quality)
+        return _load_model(source, device, dtype, attention, quality, progress)
+
+
+def default_source(device: torch.device) -> str | Path:
+    """What is loaded when nobody asks for a model: $SHOTSTREAM_MODEL, else the published one where there is a GPU for
+    it, else the one shipped with the program."""
+    return os.environ.get("SHOTSTREAM_MODEL") or (PUBLISHED if device.type == "cuda" else SHIPPED)
 
 
 def _teacher_folder(folder: Path) -> Path:
@@ -75,8 +90,15 @@ def _teacher_folder(folder: Path) -> Path:
     return teacher
 
 
-def _load_model(source: str | Path, device: torch.device, dtype: torch.dtype, attention: str, quality: str) -> Model:
-    parts = _read_parts(source, device, dtype, quality)
+def _load_model(
+    source: str | Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    attention: str,
+    quality: str,
+    progress: FetchProgress | None,
+) -> Model:
+    parts = _read_parts(source, device, dtype, quality, progress)
     transformer, index, places = parts.transformer, parts.index, parts.places
     vae = load_vae(places["vae"], device, dtype)
     text = load_text(places["text_encoder"], places["tokenizer"], transformer.config.text_len, device, dtype)
@@ -113,55 +135,76 @@ class _Parts:
     prompting: Prompting
 
 
-def _published_parts(transformer: ShotTransformer, name: str | None, quality: str) -> _Parts:
+def _published_parts(
+    checkpoint: Path, name: str | None, device: torch.device, dtype: torch.dtype, quality: str, places: dict[str, Path]
+) -> _Parts:
+    transformer = load_checkpoint(checkpoint, device=device, dtype=dtype)
     guidance = Guidance(negative_prompt=WAN_NEGATIVE) if quality == "teacher" else None
     index = {"name": name, "shapes": PUBLISHED_SHAPES, **PUBLISHED_SIZE}
-    return _Parts(transformer, index, Schedule(), guidance, _places(None, WAN), PUBLISHED_PROMPTING)
+    return _Parts(transformer, index, Schedule(), guidance, places, PUBLISHED_PROMPTING)
 
 
-def _read_parts(source: str | Path, device: torch.device, dtype: torch.dtype, quality: str) -> _Parts:
+def _read_parts(
+    source: str | Path, device: torch.device, dtype: torch.dtype, quality: str, progress: FetchProgress | None
+) -> _Parts:
     path = Path(source)
     name, _, revision = str(source).partition("@")
     if path.is_file():
-        transformer = load_checkpoint(path, device=device, dtype=dtype)
-        return _published_parts(transformer, None, quality)
+        places = _places(None, WAN, progress)
+        return _published_parts(path, None, device, dtype, quality, places)
     if path.is_dir():
         folder = _teacher_folder(path) if quality == "teacher" else path
     elif name in CHECKPOINTS:
-        file = CHECKPOINTS[name][quality]
-        transformer = load_checkpoint(download(str(source), [file]) / file, device=device, dtype=dtype)
-        return _published_parts(transformer, name, quality)
+        part = checkpoint_files(name, revision, quality)
+        check_room([part, VAE_FILES, TOKENIZER_FILES, TEXT_16_FILES])  # all of it, before the first byte
+        checkpoint = fetch([part], progress)[0] / part.files[0]
+        return _published_parts(checkpoint, name, device, dtype, quality, _places(None, WAN, progress))
     elif isinstance(source, str) and is_hub_id(source):
         below = "teacher/" if quality == "teacher" else ""
         parts = (f"{below}{part}/*" for part in ("transformer", "scheduler", *COMPONENTS))
-        folder = download(source, [f"{below}{INDEX}", f"{below}{PROMPTING_NAME}", *parts])
+        folder = download(source, [f"{below}{INDEX}", f"{below}{PROMPTING_NAME}*", *parts], progress)
         folder = _teacher_folder(folder) if quality == "teacher" else folder
     else:
         raise UserError(f"There is no model folder at {source}.")
     if not (folder / INDEX).is_file():
         raise UserError(f"{source} is not a model folder: it has no {INDEX}.")
     index = _checked_index(folder / INDEX)
+    places = _places(folder, index.get("base"), progress)
     config = transformer_config(read_json(folder / "transformer" / "config.json"), folder / "transformer")
     with torch.device("meta"):
         transformer = ShotTransformer(**config)
     load_safetensors(transformer, folder / "transformer", device, dtype)
     schedule, guidance = read_schedule(folder / "scheduler")
-    return _Parts(transformer, index, schedule, guidance, _places(folder, index.get("base")), read_prompting(folder))
+    return _Parts(transformer, index, schedule, guidance, places, read_prompting(folder))
 
 
-def _places(folder: Path | None, base: str | None) -> dict[str, Path]:
+def _places(folder: Path | None, base: str | None, progress: FetchProgress | None) -> dict[str, Path]:
     """Where each component is: in the model's own folder, else in its `base`, of which only what is needed is taken."""
     missing = [part for part in COMPONENTS if folder is None or not (folder / part).is_dir()]
     places = {part: folder / part for part in COMPONENTS if part not in missing}
     if missing and base is None:
         raise UserError(f"{folder} lacks the folder {missing[0]}/.")
     if missing:
-        home = Path(base) if Path(base).is_dir() else download(base, [f"{part}/*" for part in missing])
-        for part in missing:
+        if base == WAN:
+            homes = _published_homes(missing, progress)
+        else:
+            home = Path(base) if Path(base).is_dir() else download(base, [f"{part}/*" for part in missing], progress)
+            homes = dict.fromkeys(missing, home)
+        for part, home in homes.items():
             if not (home / part).is_dir():
                 raise UserError(f"{base} lacks the folder {part}/.")
             places[part] = home / part
     return places
+
+
+def _published_homes(missing: list[str], progress: FetchProgress | None) -> dict[str, Path]:
+    """Where the folder of each of the `missing` components is to be found, after it was fetched."""
+    small = {"vae": VAE_FILES, "tokenizer": TOKENIZER_FILES}
+    wanted = [part for part in missing if part in small]
+    homes = dict(zip(wanted, fetch([small[part] for part in wanted], progress), strict=True))
+    if "text_encoder" in missing:
+        homes["text_encoder"] = choose_encoder(TEXT_16_FILES, TEXT_32_FILES, progress)
+    return homes
 
 
 def _checked_index(path: Path) -> dict[str, Any]:
