@@ -67,8 +67,10 @@ def run_ahead(items: Generator[T], heavy: Callable[[T], bool], room: int = 1) ->
 
 
 def pays(device: torch.device) -> bool:
-    """Whether two things at once are faster here: beside an accelerator, and on a CPU where a core is left."""
+    """Whether two things at once are faster here: on a CPU where a core is left. Not on a GPU, which either of them
+    fills: on an H200 at the published size a film came at 16.1 FPS with it and at 17.2 without, its first pixels after
+    0.85 and 0.61 s, and an attention backend that is chosen for one of them is chosen for the other."""
     if device.type != "cpu":
-        return True
+        return False
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return torch.get_num_threads() < cores
