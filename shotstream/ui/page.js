@@ -63,10 +63,14 @@
     video.play().catch(() => {}); // not before anything was played
   }
 
+  // In another page, as a <gradio-app src="...">, our addresses are not that page's.
+  const elsewhere = document.querySelector("gradio-app[src]")?.getAttribute("src");
+  const home = window.shotstreamHome = elsewhere ? `${elsewhere.replace(/\/+$/, "")}/` : "";
+
   // Gestures: buttons that the server drew, and keys. Their data attributes are what is sent.
   const session = () => document.querySelector(".strip")?.dataset.session;
   async function send(gesture) {
-    const answer = await fetch(`direct/${session()}`, { method: "POST", body: JSON.stringify(gesture) });
+    const answer = await fetch(`${home}direct/${session()}`, { method: "POST", body: JSON.stringify(gesture) });
     return answer.ok;
   }
   function gestureOf(button) {
@@ -116,7 +120,7 @@
   }
   function compare(button) {
     const keys = button.dataset.compare.split(" "), chosen = button.dataset.chosen;
-    const takes = keys.map((key, i) => `<figure><video src="take/${session()}/${key}" autoplay loop muted playsinline></video>
+    const takes = keys.map((key, i) => `<figure><video src="${home}take/${session()}/${key}" autoplay loop muted playsinline></video>
       <figcaption>take ${i + 1}</figcaption><button type="button" data-do="choose" data-key="${key}" data-close
       ${key === chosen ? "disabled" : ""}>${key === chosen ? "In the film" : "Choose"}</button></figure>`);
     sheet(`<h2>Takes side by side</h2><div class="takes">${takes.join("")}</div><p><button type="button" data-close>Close</button></p>`);
@@ -139,13 +143,13 @@
     const who = document.querySelector("#cast .who");
     if (button.dataset.cast === "chosen" && !chosen) return document.querySelector("#cast input[type=file]").click();
     const asked = new URLSearchParams({ story: story(), caption: who.value || "The hero." });
-    if ((await give(`cast/${session()}?${asked}`, button.dataset.cast === "chosen" ? chosen : null)) === null) return;
+    if ((await give(`${home}cast/${session()}?${asked}`, button.dataset.cast === "chosen" ? chosen : null)) === null) return;
     who.value = "";
     chosen = null;
     document.querySelector("#cast .chosen").hidden = true;
   }
   async function open_kept(input) {
-    const told = input.files[0] && (await give(`open/${session()}`, input.files[0]));
+    const told = input.files[0] && (await give(`${home}open/${session()}`, input.files[0]));
     input.value = "";
     if (told === null || told === undefined) return;
     leave_old_film();
@@ -191,7 +195,7 @@
   }
   const PRESENTER = { ArrowRight: step, PageDown: step, " ": step, ArrowLeft: () => back(), PageUp: () => back() };
   async function present() {
-    const stories = await (await fetch("stories")).json();
+    const stories = await (await fetch(`${home}stories`)).json();
     const { global_caption, ...shots } = stories[asked_for.get("presenter")] ?? Object.values(stories)[0];
     script = Object.assign(Object.values(shots), { global_caption });
     const text = document.querySelector("#story textarea");
@@ -202,11 +206,11 @@
   }
   // On a stage nobody reloads: the page does, as soon as the server is there again, and meanwhile a film plays.
   async function watch(was_well) {
-    const health = await fetch("health", { signal: AbortSignal.timeout(4000) }).then((r) => r.json()).catch(() => null);
+    const health = await fetch(`${home}health`, { signal: AbortSignal.timeout(4000) }).then((r) => r.json()).catch(() => null);
     if (health && !was_well) return location.reload();
     const stage = document.querySelector("#screen"), poster = stage.querySelector(".poster");
     if (health?.model) poster?.remove();
-    else if (!poster) stage.insertAdjacentHTML("beforeend", '<video class="poster" src="poster" autoplay loop muted playsinline></video>');
+    else if (!poster) stage.insertAdjacentHTML("beforeend", `<video class="poster" src="${home}poster" autoplay loop muted playsinline></video>`);
     setTimeout(() => watch(Boolean(health)), 2000);
   }
   if (mode === "presenter") {
@@ -228,7 +232,7 @@
     if (!button || button.disabled) return;
     if (button.dataset.compare) return compare(button);
     if (button.dataset.cast) return cast(button);
-    if (button.dataset.shape) return fetch(`shape/${session()}/${encodeURIComponent(button.dataset.shape)}`, { method: "POST" });
+    if (button.dataset.shape) return fetch(`${home}shape/${session()}/${encodeURIComponent(button.dataset.shape)}`, { method: "POST" });
     const gesture = gestureOf(button);
     if (gesture.do === "edit") return rewrite(gesture, "This shot waits", "Change it");
     if (gesture.do === "retake") return rewrite(gesture, "Another take", "Take it again");

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.route_utils import API_PREFIX, get_root_url
 
 from shotstream.backends.backend import Backend
 from shotstream.errors import UserError
@@ -46,6 +47,7 @@ AT_ONCE: dict[str, Any] = {
 # page.js took the prompt out of the box when Enter was pressed; the values that Gradio has are of a moment later.
 SEND_PROMPT = """async (story, late, length, dissolve) =>
     [story, (await window.takenPrompt()) ?? late, length, dissolve]"""
+JOIN = f"{API_PREFIX}/queue/join"  # where the page's events come in
 GIVE_BACK = "(refused) => window.giveBack(refused)"
 ALL_THE_TIME: dict[str, Any] = {
     "show_progress": "hidden",
@@ -184,10 +186,14 @@ class Page:
         except UserError as error:
             yield (*[gr.skip()] * 3, render.notes(render.EMPTY, str(error)), *[gr.skip()] * 6)
             return
+        home = render.home_for(
+            request.headers.get("origin", ""), get_root_url(request.request, JOIN, self.blocks.root_path)
+        )
         drawn: tuple[str, ...] = ("",) * 9
         try:
             async for view, notice, segment in session.screen():
                 before, drawn = drawn, _drawn(view, notice, name, self.backend.model)
+                drawn = tuple(render.at_home(html, home) for html in drawn)
                 changed = (new if new != old else gr.skip() for old, new in zip(before, drawn, strict=True))
                 yield (segment or gr.skip(), *changed)
         finally:

@@ -13,7 +13,7 @@
   async function ask(what, prompt) {
     for (let tries = 0; !session() && tries < 50; tries++) await new Promise((later) => setTimeout(later, 100));
     const body = JSON.stringify({ story: story(), prompt });
-    const answer = await fetch(`${what}/${session()}`, { method: "POST", body }).catch(() => null);
+    const answer = await fetch(`${window.shotstreamHome}${what}/${session()}`, { method: "POST", body }).catch(() => null);
     return answer?.ok ? answer.json() : null;
   }
   // As if it was typed, so that the browser can undo it.

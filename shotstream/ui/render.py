@@ -6,9 +6,11 @@ Pure functions from values to markup. Everything that a person typed is escaped 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from shotstream.views import FilmView, FrameView, NodeView, QueuedView, TakeView
 
@@ -303,6 +305,16 @@ def shapes(view: FilmView, offered: Mapping[str, tuple[int, int]], own: tuple[in
     )
     hint = "A film has one shape: a new film may have another." if begun else "Chosen before the first shot."
     return f'<div class="shapes" role="group" aria-label="Shape of the picture" title="{hint}">{buttons}</div>'
+
+
+def home_for(origin: str, root: str) -> str:
+    """Where our addresses begin, for a page of that `origin`: nothing, unless it is another one than ours at `root`."""
+    return "" if not origin or urlsplit(origin).netloc == urlsplit(root).netloc else f"{root}/"
+
+
+def at_home(html: str, home: str) -> str:
+    """Our markup with addresses that begin with `home`. What people typed holds no such quotes: it is escaped."""
+    return re.sub(r'\b(src|href)="(still|frame|film|keep)/', rf'\1="{escape(home)}\2/', html) if home else html
 
 
 def has_pictures(view: FilmView) -> bool:
