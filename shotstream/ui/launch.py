@@ -47,11 +47,14 @@ def serve(args: argparse.Namespace) -> None:
     check_address(args.host, args.port)
     resolve_device(args.device)
 
+    from starlette.middleware import Middleware
+
     from shotstream.backends.in_process import InProcessBackend
     from shotstream.models.hub import is_hub_id
     from shotstream.models.weights import SHIPPED
     from shotstream.ui.page import Page
-    from shotstream.ui.theme import CSS, FAVICON, SCRIPT, theme
+    from shotstream.ui.player import Transport
+    from shotstream.ui.theme import CSS, FAVICON, SCRIPTS, theme
 
     backend = InProcessBackend(lambda: load_model(args))
     backend.start()
@@ -59,12 +62,13 @@ def serve(args: argparse.Namespace) -> None:
     page = Page(backend, about(Path(source)))
     if not is_hub_id(str(source)):
         backend.wait()
+    transport = Middleware(Transport, blocks=page.blocks, late=page.sessions.late)
     page.blocks.launch(
         server_name=args.host,
         server_port=args.port,
         theme=theme(),
         css_paths=[CSS],
-        head=f"<script>{SCRIPT.read_text()}</script>",
+        head="".join(f"<script>{script.read_text()}</script>" for script in SCRIPTS),
         favicon_path=FAVICON,
         footer_links=[],
         run_history=False,
@@ -74,7 +78,7 @@ def serve(args: argparse.Namespace) -> None:
         show_error=True,
         quiet=True,
         prevent_thread_lock=True,
-        app_kwargs={"routes": page.routes},
+        app_kwargs={"routes": page.routes, "middleware": [transport]},
         mcp_server=True,  # what is public of the page is a tool for assistants too
         _frontend=False,  # skips a self-check that gives a busy machine three seconds and then refuses to start
     )

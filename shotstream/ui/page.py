@@ -17,7 +17,7 @@ from shotstream.backends.in_process import InProcessBackend
 from shotstream.errors import UserError
 from shotstream.story import Story, compose_caption, read_story
 from shotstream.ui import render
-from shotstream.ui.player import LivePlayer, forget_segments
+from shotstream.ui.player import LATE, LivePlayer, forget_segments
 from shotstream.ui.routes import Routes
 from shotstream.ui.session import Session, Sessions
 from shotstream.views import FilmView
@@ -129,9 +129,11 @@ class Page:
                 with gr.Accordion("Keep it, or open what you kept", open=False, elem_id="keep"):
                     keep = gr.HTML(render.keep(None))
             gr.HTML(render.COLOPHON)
+            again = gr.Button("Open another stream", visible="hidden", elem_id="again")  # playing.js presses it
 
             blocks.load(self.on_model, None, header, **ALL_THE_TIME)
-            blocks.load(
+            gr.on(
+                [blocks.load, again.click],
                 self.on_open,
                 None,
                 [player, curtain, status, notes, strip, download, memory, futures, keep],
@@ -175,13 +177,20 @@ class Page:
             yield (*[gr.skip()] * 3, render.notes(render.EMPTY, str(error)), *[gr.skip()] * 5)
             return
         drawn: tuple[str, ...] = ("",) * 8
+        over = False
         try:
             async for view, notice, segment in session.screen():
                 before, drawn = drawn, _drawn(view, notice, name)
                 changed = (new if new != old else gr.skip() for old, new in zip(before, drawn, strict=True))
                 yield (segment or gr.skip(), *changed)
+                if segment:
+                    forget_segments(self.blocks, name, keep=LATE)
+            over = not session.director.closed
+            if over:
+                yield gr.skip(), gr.skip(), render.status(view, over=True), *[gr.skip()] * 6
         finally:
-            self.sessions.close(name)
+            if not over:
+                self.sessions.close(name)
 
     def on_close(self, request: gr.Request) -> None:
         """Frees what the tab held."""
