@@ -47,10 +47,13 @@ def serve(args: argparse.Namespace) -> None:
     check_address(args.host, args.port)
     resolve_device(args.device)
 
+    from starlette.middleware import Middleware
+
     from shotstream.backends.in_process import InProcessBackend
     from shotstream.models.hub import is_hub_id
     from shotstream.models.weights import SHIPPED
     from shotstream.ui.page import Page
+    from shotstream.ui.player import Transport
     from shotstream.ui.theme import CSS, FAVICON, SCRIPTS, theme
 
     backend = InProcessBackend(lambda: load_model(args))
@@ -59,6 +62,7 @@ def serve(args: argparse.Namespace) -> None:
     page = Page(backend, about(Path(source)))
     if not is_hub_id(str(source)):
         backend.wait()
+    transport = Middleware(Transport, blocks=page.blocks, late=page.sessions.late)
     page.blocks.launch(
         server_name=args.host,
         server_port=args.port,
@@ -74,7 +78,7 @@ def serve(args: argparse.Namespace) -> None:
         show_error=True,
         quiet=True,
         prevent_thread_lock=True,
-        app_kwargs={"routes": page.routes},
+        app_kwargs={"routes": page.routes, "middleware": [transport]},
         mcp_server=True,  # what is public of the page is a tool for assistants too
         _frontend=False,  # skips a self-check that gives a busy machine three seconds and then refuses to start
     )

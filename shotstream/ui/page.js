@@ -1,4 +1,4 @@
-// What only the browser knows: what stood in the box at Enter, and how long it takes from there to the first new picture.
+// What people do at the page: what stood in the box at Enter, gestures, keys, and the two other ways to see the page.
 (() => {
   // Gradio reads the box tens of milliseconds after Enter. The prompt is what stood there at Enter, so it is taken out at
   // once and kept for the event that sends it; what is typed from then on belongs to the next prompt.
@@ -28,40 +28,7 @@
     if (prompt && !box().value) write(prompt);
   };
 
-  let asked = null; // when, and which picture
-  const film = () => document.querySelector("#film video");
-
-  const end = (video) => video && video.buffered.length ? video.buffered.end(video.buffered.length - 1) : 0;
-
-  // Only a shot that has nothing before it is timed: else the wait would measure the queue, not the machine.
-  function ask() {
-    const busy = document.querySelector(".slate[data-state=making], .strip .queued");
-    const video = film();
-    if (busy || (video && end(video) - video.currentTime > 0.35)) return;
-    const waiting = asked;
-    asked = { at: performance.now(), from: end(video) }; // its first picture is the one where the film ends now
-    if (!waiting) await_picture();
-  }
-
-  function await_picture() {
-    const video = film();
-    if (!video || !video.requestVideoFrameCallback) return setTimeout(await_picture, 20);
-    video.requestVideoFrameCallback((now, frame) => {
-      if (frame.mediaTime < asked.from - 0.03) return await_picture();
-      const milliseconds = (frame.presentationTime || now) - asked.at;
-      document.querySelector("#first-picture b").textContent = `${(milliseconds / 1000).toFixed(2)} s`;
-      asked = null;
-    });
-  }
-
-  // A new film forgets the old one: a player that was paused, or fell behind, must not ask for it any more.
-  function leave_old_film() {
-    const video = film();
-    if (!video || !video.seekable.length) return;
-    const last = video.seekable.end(video.seekable.length - 1);
-    if (last - video.currentTime > 3) video.currentTime = last - 0.1;
-    video.play().catch(() => {}); // not before anything was played
-  }
+  const { ask, leave: leave_old_film } = window.playing;
 
   // In another page, as a <gradio-app src="...">, our addresses are not that page's.
   const elsewhere = document.querySelector("gradio-app[src]")?.getAttribute("src");

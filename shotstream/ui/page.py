@@ -21,7 +21,7 @@ from shotstream.prompting import Prompting
 from shotstream.story import Story, read_story
 from shotstream.ui import prompt_help, render
 from shotstream.ui.api import add_film_endpoint
-from shotstream.ui.player import LivePlayer, forget_segments
+from shotstream.ui.player import LATE, LivePlayer, forget_segments
 from shotstream.ui.prompt_help import PromptHelp
 from shotstream.ui.routes import Routes
 from shotstream.ui.session import Session, Sessions
@@ -139,9 +139,11 @@ class Page:
                 with gr.Accordion("Keep it, or open what you kept", open=False, elem_id="keep"):
                     keep = gr.HTML(render.keep(None))
             gr.HTML(render.COLOPHON)
+            again = gr.Button("Open another stream", visible="hidden", elem_id="again")  # playing.js presses it
 
             blocks.load(self.on_model, None, [header, help_], **ALL_THE_TIME)
-            blocks.load(
+            gr.on(
+                [blocks.load, again.click],
                 self.on_open,
                 None,
                 [player, curtain, status, notes, strip, download, memory, futures, keep, shapes],
@@ -190,14 +192,21 @@ class Page:
             request.headers.get("origin", ""), get_root_url(request.request, JOIN, self.blocks.root_path)
         )
         drawn: tuple[str, ...] = ("",) * 9
+        over = False
         try:
             async for view, notice, segment in session.screen():
                 before, drawn = drawn, _drawn(view, notice, name, self.backend.model)
                 drawn = tuple(render.at_home(html, home) for html in drawn)
                 changed = (new if new != old else gr.skip() for old, new in zip(before, drawn, strict=True))
                 yield (segment or gr.skip(), *changed)
+                if segment:
+                    forget_segments(self.blocks, name, keep=LATE)
+            over = not session.director.closed
+            if over:
+                yield gr.skip(), gr.skip(), render.at_home(render.status(view, over=True), home), *[gr.skip()] * 7
         finally:
-            self.sessions.close(name)
+            if not over:
+                self.sessions.close(name)
 
     def on_close(self, request: gr.Request) -> None:
         """Frees what the tab held."""

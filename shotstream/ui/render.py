@@ -85,8 +85,8 @@ def download(session: str | None) -> str:
     return f'<a class="download" href="film/{escape(session)}" download>Download</a>'
 
 
-def status(view: FilmView) -> str:
-    """The slate below the picture: what is being made, and how fast."""
+def status(view: FilmView, over: bool = False) -> str:
+    """The slate below the picture: what is being made, and how fast; `over` if the stream is, and wants another."""
     making = bool(view.stage)
     shot = len(view.takes) if making else len(view.takes) + 1
     rate = f"{view.fps:.0f} FPS" if view.fps else "–"
@@ -95,8 +95,9 @@ def status(view: FilmView) -> str:
         _cell("chunk", _blocks(view.chunk, view.num_chunks) if making else "–"),
         _cell("made at", rate, f"{RATE} {where_time_goes(view)}".strip()),
     ]
+    state = f'data-state="{"making" if making else "waiting"}" data-first="{view.first_chunk or ""}"'
     return (
-        f'<div class="slate" data-state="{"making" if making else "waiting"}" data-first="{view.first_chunk or ""}">'
+        f'<div class="slate" {state}{" data-over" if over else ""}>'
         f'{"".join(cells)}<p class="state" role="status">{escape(sentence(view))}</p></div>'
     )
 
@@ -344,6 +345,8 @@ EMPTY_STRIP = strip(EMPTY, "")
 EMPTY_SLATE = status(EMPTY)
 EMPTY_FUTURES = futures(EMPTY, "")
 EMPTY_MEMORY = memory(EMPTY, "")
-FIRST_PICTURE = _cell(
-    "first picture", "–", "From Enter to the first new picture on this screen."
-)  # page.js measures it
+# playing.js measures these
+FIRST_PICTURE = '<div class="timings">{}{}</div>'.format(
+    _cell("first picture", "–", "From Enter to the first new picture on this screen."),
+    _cell("on the way", "–", "Transport: from leaving the server, encoded, until this browser has a segment."),
+)

@@ -2,8 +2,8 @@
 
 Owns when a segment is shown and when a session ends. Knows no layout: `screen` yields what to show, `page` shows it.
 
-A player that got its segments too early would never catch up with a stop or a new prompt, one that gets them too late
-stands still. So segments leave `LEAD` seconds before the viewer, by the wall clock, needs them.
+A player that got its segments too early would be late for a stop or a new prompt, one that gets them too late stands
+still. So segments leave `LEAD` seconds before the viewer, by the wall clock, needs them; earlier over a slow network.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from shotstream.errors import UserError
 from shotstream.media import Segment
 from shotstream.views import FilmView
 
-LEAD = 1.2  # seconds
+LEAD, MOST_LEAD = 1.2, 3.0  # seconds
+USUAL_WAY = 0.6  # seconds from leaving to being asked for, for which `LEAD` is enough
+FRESH_AFTER = 20 * 60  # seconds, then a stream may end: its playlist, which the browser reads again and again, grows
+STILL = 3  # seconds without anything to be shown, before it does
 MAX_SESSIONS = 64
 
 
@@ -31,6 +34,7 @@ class Session:
     def __init__(self, backend: Backend) -> None:
         self.director = Director(backend, self._changed)
         self.notice = ""  # one sentence beside the film, such as how much of a long prompt is read
+        self._ways: deque[float] = deque([0.0], maxlen=8)  # seconds, of the latest segments
         self._loop: asyncio.AbstractEventLoop | None = None
         self._news = asyncio.Event()
         threading.Thread(target=self._shoot, name="shoot", daemon=True).start()
@@ -40,26 +44,41 @@ class Session:
         self.notice = notice
         self._changed()
 
+    @property
+    def lead(self) -> float:
+        """Seconds by which segments leave before the viewer needs them: more where their way is long."""
+        return min(MOST_LEAD, LEAD + max(0.0, max(self._ways) - USUAL_WAY))
+
+    def late(self, seconds: float) -> None:
+        """A segment was asked for that long after it had left."""
+        self._ways.append(seconds)
+
     async def screen(self) -> AsyncIterator[tuple[FilmView, str, Segment | None]]:
         """The film as it is to be shown: a view and a notice whenever they change, and segments when they are due.
 
-        One stream for as long as the session is open, through idle times and new films alike.
+        One stream through idle times and new films alike, until the session is closed; or until, after `FRESH_AFTER`,
+        nothing plays and nothing is to come: then the last picture stays, and the next shot begins another stream.
         """
         self._loop = asyncio.get_running_loop()
+        fresh_at = time.monotonic() + FRESH_AFTER
         seen, ends_at = None, 0.0  # the wall-clock time at which the viewer will have seen everything that was sent
         while not self.director.closed:
             self._news.clear()
             view, notice = self.director.view(), self.notice
             now, segment = time.monotonic(), None
-            if ends_at - now <= LEAD and (segment := self.director.next_segment()):
+            if ends_at - now <= self.lead and (segment := self.director.next_segment()):
                 ends_at = max(ends_at, now) + segment.duration
             if segment or (view, notice) != seen:
                 seen = view, notice
                 yield view, notice, segment
-            else:
-                patience = ends_at - now - LEAD if self.director.has_unshown() else None
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._news.wait(), patience)
+                continue
+            patience = ends_at - now - self.lead if self.director.has_unshown() else None
+            if ends_at and not (view.playing or view.waiting or view.stage or self.director.has_unshown()):
+                patience = max(fresh_at, ends_at + STILL) - now
+                if patience <= 0:
+                    return
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), patience)
 
     def close(self) -> None:
         """Ends the film and frees what it holds; a running shot is cancelled at the engine's next sign of life."""
@@ -101,6 +120,11 @@ class Sessions:
 
     def find(self, name: str) -> Session | None:
         return self._open.get(name)
+
+    def late(self, name: str, seconds: float) -> None:
+        """A tab asked for a segment that long after it had left."""
+        if session := self.find(name):
+            session.late(seconds)
 
     def close(self, name: str) -> None:
         """Ends the session of that name, if there is one."""

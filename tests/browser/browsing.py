@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable
@@ -11,15 +13,44 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+PATIENCE = 240  # seconds, for a machine that trains a model meanwhile; what is promised is measured elsewhere
 
 
 @dataclass
 class App:
-    """A running page; `temporary` is where it may leave files."""
+    """A page of its own process; `temporary` is where it may leave files. `code` is run before it starts."""
 
-    url: str
-    process: subprocess.Popen
+    port: int
     temporary: Path
+    model: Path
+    code: str = ""
+    process: subprocess.Popen | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Returns when the page is there and its model loaded."""
+        program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); {self.code}; from shotstream.ui.launch import main; "
+        program += "sys.exit(main())"
+        run = ["-c", program] if self.code else [str(ROOT / "app.py")]
+        command = [sys.executable, *run, "--port", str(self.port), "--model", str(self.model)]
+        environment = os.environ | {"TMPDIR": str(self.temporary), "HF_HUB_OFFLINE": "1"}
+        log = self.temporary / "log"
+        with open(log, "ab") as file:
+            self.process = subprocess.Popen(
+                command, cwd=self.temporary, env=environment, stdout=file, stderr=subprocess.STDOUT
+            )
+        try:
+            wait_for(lambda: answers(self), PATIENCE, lambda: f"no page: {log.read_text()}")
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(PATIENCE)
 
     def num_reels(self) -> int:
         """Folders of footage on the disk: one a session."""

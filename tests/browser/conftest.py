@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browsing import ROOT, App, Tab, answers, wait_for
+from browsing import PATIENCE, App, Tab
 
 from shotstream.models.random_model import save_random_model
 from shotstream.models.weights import SHIPPED
@@ -27,7 +24,19 @@ CHROMIUM_OPTIONS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE = 240  # seconds, for a machine that trains a model meanwhile; what is promised is measured elsewhere
+
+
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if (SHIPPED / "model_index.json").exists():
+        return SHIPPED
+    schedule = Schedule(default_chunks=3, max_chunks=7)
+    return save_random_model(tmp_path_factory.mktemp("model"), vae="PixelAutoencoder", schedule=schedule)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -46,31 +55,18 @@ def browser():
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped model, or random weights where that is missing."""
-    if (SHIPPED / "model_index.json").exists():
-        return SHIPPED
-    schedule = Schedule(default_chunks=3, max_chunks=7)
-    return save_random_model(tmp_path_factory.mktemp("model"), vae="PixelAutoencoder", schedule=schedule)
+    return model_folder(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
 def app(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     """The page with that model."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    temporary = tmp_path_factory.mktemp("app")
-    command = [sys.executable, str(ROOT / "app.py"), "--port", str(port), "--model", str(model)]
-    environment = os.environ | {"TMPDIR": str(temporary), "HF_HUB_OFFLINE": "1"}
-    with open(temporary / "log", "wb") as log:
-        process = subprocess.Popen(command, cwd=temporary, env=environment, stdout=log, stderr=subprocess.STDOUT)
-    app = App(url, process, temporary)
+    app = App(free_port(), tmp_path_factory.mktemp("app"), model)
+    app.start()
     try:
-        wait_for(lambda: answers(app), PATIENCE, lambda: f"no page: {(temporary / 'log').read_text()}")
         yield app
     finally:
-        process.terminate()
-        process.wait(PATIENCE)
+        app.stop()
 
 
 @pytest.fixture
