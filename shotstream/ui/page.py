@@ -15,6 +15,7 @@ import gradio as gr
 
 from shotstream.backends.in_process import InProcessBackend
 from shotstream.errors import UserError
+from shotstream.models.fetching import FetchProgress
 from shotstream.story import Story, compose_caption, read_story
 from shotstream.ui import render
 from shotstream.ui.player import LivePlayer, forget_segments
@@ -33,6 +34,7 @@ CALLS = (
     "Transition to a wide shot of the city",
 )
 LENGTHS = [("Usual length", 0), *((f"{n} chunk{'s' * (n > 1)}", n) for n in (1, 2, 3, 5, 7, 14, 28))]
+FETCHING_TOLD = 0.5  # seconds between two looks at a download
 AT_ONCE: dict[str, Any] = {
     "queue": False,  # answered without a place in Gradio's queue
     "show_progress": "hidden",
@@ -57,11 +59,13 @@ def story_button(name: str) -> gr.Button:
 
 
 class Page:
-    """The page as Gradio's `blocks`, and the `routes` beside it. `about` says in a few words what the model is."""
+    """The page as Gradio's `blocks`, and the `routes` beside it. `about` says in a few words what the model is,
+    `fetching` how far its download has come."""
 
-    def __init__(self, backend: InProcessBackend, about: str = "") -> None:
+    def __init__(self, backend: InProcessBackend, about: str = "", fetching: FetchProgress | None = None) -> None:
         self.backend = backend
         self.about = about
+        self.fetching = fetching
         self.sessions = Sessions(backend)
         self.examples = {path.stem: read_story(path) for path in sorted(STORIES.glob("*.json"))}
         self.blocks = self._layout(self.examples)
@@ -158,13 +162,21 @@ class Page:
 
     # What people do
 
-    async def on_model(self) -> str:
-        """Says which model plays here as soon as it is there, or why there is none."""
+    async def on_model(self) -> AsyncIterator[str]:
+        """Says which model plays here as soon as it is there, or why there is none; until then, how far it has come."""
+        loading, told = asyncio.wrap_future(self.backend.engine), ""
+        while not loading.done():
+            await asyncio.wait([loading], timeout=FETCHING_TOLD)
+            line = self.fetching.line if self.fetching else ""
+            if line != told and not loading.done():
+                told = line
+                yield render.header(line or "Loading the model")
         try:
-            model = (await asyncio.wrap_future(self.backend.engine)).model
+            model = loading.result().model
         except UserError as error:
-            return render.header(str(error), wrong=True)
-        return render.header(" · ".join(filter(None, (model.name, self.about, f"on {model.device}"))))
+            yield render.header(str(error), wrong=True)
+            return
+        yield render.header(" · ".join(filter(None, (model.name, self.about, f"on {model.device}"))))
 
     async def on_open(self, request: gr.Request) -> AsyncIterator[tuple]:
         """Shows the tab's film for as long as the tab is open."""
