@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -59,67 +56,19 @@ def test_weights_caches_and_state_are_exactly_those_allocated(folder, computed):
 
 
 def test_the_engine_s_own_tensors_peak_where_it_says(folder, computed):
-    """A real shot that looks back at six others, with every tensor counted; within a tenth."""
+    """A real shot that looks back at six others, with every tensor counted, wherever the engine makes it; within a
+    tenth. What libraries take for themselves is not counted: on a CPU, convolutions copy into other layouts."""
     model = load_model(folder)
     memory = Memory()
     engine = Engine(model)
     for index in range(6):
         events = engine.shoot(ShotRequest(f"a cat in shot {index}", memory, index, num_chunks=1))
-        memory = next(event for event in events if isinstance(event, ShotDone)).memory
+        memory = [event for event in events if isinstance(event, ShotDone)][0].memory  # to its end: a cache goes back
     with LiveBytes() as live:
         for _ in engine.shoot(ShotRequest("a fox", memory, 7, num_chunks=4)):
             pass
     beside = computed.peak() - sum(computed.weights.values()) - computed.kept["caches"]
     assert live.peak == pytest.approx(beside, rel=0.1)
-
-
-MEASURE = """
-import sys, threading, time, torch
-from shotstream.engine import Engine
-from shotstream.events import ShotRequest
-from shotstream.memory import Memory
-from shotstream.models.weights import load_model
-
-def anonymous():
-    return sum(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) * 1024
-
-def shoot(chunks):
-    for _ in engine.shoot(ShotRequest("a fox", Memory(), 7, num_chunks=chunks, height=h, width=w)):
-        pass
-
-h, w = 32, 32
-engine = Engine(load_model(sys.argv[1]))
-shoot(1)  # what a process has only once: modules, threads' stacks, kernels
-h, w = map(int, sys.argv[2:])
-before = peak = anonymous()
-running = True
-def watch():
-    global peak
-    while running:
-        peak = max(peak, anonymous())
-        time.sleep(0.0005)
-watcher = threading.Thread(target=watch)
-watcher.start()
-shoot(4)
-running = False
-watcher.join()
-print(peak - before)
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
-def test_the_process_takes_as_much_as_it_says(folder, computed):
-    """Of real memory, in a process of its own, for a shot larger than the model's own; the caches are exchanged for
-    larger ones. Within a quarter: convolutions on a CPU keep copies of their weights and inputs in other layouts."""
-    height, width = 2 * HEIGHT, 2 * WIDTH
-    large = measure(empty_model(str(folder), torch.float32), height, width, 4)
-    small = computed.kept["caches"] * 32 * 32 // (HEIGHT * WIDTH)
-    expected = large.peak() - sum(large.weights.values()) - small
-    # what is freed goes back to the system at once, so that the peak is that of what is held
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", MEASURE, str(folder), str(height), str(width)]
-    out = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=200).stdout
-    assert int(out) == pytest.approx(expected, rel=0.25)
 
 
 def test_cards_follow_from_the_bytes():

@@ -48,6 +48,7 @@ def serve(args: argparse.Namespace) -> None:
     device = resolve_device(args.device)
 
     from shotstream.backends.in_process import InProcessBackend
+    from shotstream.backends.safety import GuardedBackend, read_rules
     from shotstream.models.fetching import FetchProgress
     from shotstream.models.hub import is_hub_id
     from shotstream.models.weights import default_source
@@ -58,7 +59,8 @@ def serve(args: argparse.Namespace) -> None:
     backend = InProcessBackend(lambda: load_model(args, progress))
     backend.start()
     source = args.model or default_source(device)
-    page = Page(backend, about(Path(source)), progress)
+    rules = read_rules()
+    page = Page(GuardedBackend(backend, rules) if rules.any else backend, about(Path(source)), progress)
     if not is_hub_id(str(source)):
         backend.wait()
     page.blocks.launch(
