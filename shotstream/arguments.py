@@ -16,6 +16,7 @@ from shotstream.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+    from shotstream.models.fetching import FetchProgress
     from shotstream.models.weights import Model
 
 MAX_SEED = 2**32 - 1  # leaves room for one seed a shot below what the engine takes
@@ -52,6 +53,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="model folder or Hub id (default: $SHOTSTREAM_MODEL, else the small shipped model)",
     )
     add_device_arguments(parser)
+    add_memory_arguments(parser)
 
 
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +61,27 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
     parser.add_argument("--dtype", choices=DTYPES, help="(default: bfloat16 on a GPU, float32 on a CPU)")
     parser.add_argument("--attention", default="native", help="diffusers attention backend (default: native)")
+
+
+def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds --low-vram and --int8-text, for cards on which the published model would not fit; a Space sets variables."""
+    parser.add_argument(
+        "--low-vram",
+        action="store_true",
+        default=switched_on("SHOTSTREAM_LOW_VRAM"),
+        help="keep on the card only what computes at a time (default: $SHOTSTREAM_LOW_VRAM)",
+    )
+    parser.add_argument(
+        "--int8-text",
+        action="store_true",
+        default=switched_on("SHOTSTREAM_INT8_TEXT"),
+        help="text encoder in 8 bits, with torchao (default: $SHOTSTREAM_INT8_TEXT)",
+    )
+
+
+def switched_on(variable: str) -> bool:
+    """Whether an environment variable says yes."""
+    return os.environ.get(variable, "").strip().lower() in ("1", "true", "yes", "on")
 
 
 def resolve_device(name: str | None) -> torch.device:
@@ -90,8 +113,9 @@ def resolve_dtype(name: str | None, device: torch.device) -> torch.dtype:
     return getattr(torch, name or ("float32" if device.type == "cpu" else "bfloat16"))
 
 
-def load_model(args: argparse.Namespace) -> Model:
-    """Loads the model that --model, --device, --dtype and --attention ask for; `UserError` as told by the loader."""
+def load_model(args: argparse.Namespace, progress: FetchProgress | None = None) -> Model:
+    """Loads the model that the options of `add_model_arguments` ask for; `UserError` as told by the loader. What has to
+    be fetched is told to `progress`."""
     device = resolve_device(args.device)
     if device.type == "cpu":
         leave_a_core()
@@ -103,6 +127,9 @@ def load_model(args: argparse.Namespace) -> Model:
         dtype=resolve_dtype(args.dtype, device),
         attention=args.attention,
         quality=getattr(args, "quality", "student"),
+        progress=progress,
+        low_vram=getattr(args, "low_vram", False),
+        int8_text=getattr(args, "int8_text", False),
     )
 
 

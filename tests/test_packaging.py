@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from shotstream.budget import SPEEDS, UTILISATIONS, empty_model, expected_fps, shot_work
+from shotstream.models.published import preloaded_files
 from shotstream.story import read_story
 
 ROOT = Path(__file__).parents[1]
@@ -33,6 +38,69 @@ def test_front_matter_makes_a_space(front_matter):
     assert 0 < len(front_matter["short_description"]) <= 60
     assert front_matter["license"] == "apache-2.0"
     assert "Apache License" in (ROOT / "LICENSE").read_text()
+
+
+def test_front_matter_is_complete(front_matter):
+    """What the Hub shows of a Space, and what it lets it wait for."""
+    known = {"title", "emoji", "colorFrom", "colorTo", "sdk", "sdk_version", "app_file", "python_version", "license"}
+    known |= {"short_description", "suggested_hardware", "models", "preload_from_hub", "startup_duration_timeout"}
+    assert set(front_matter) == known | {"tags", "thumbnail"}
+    colours = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
+    assert {front_matter["colorFrom"], front_matter["colorTo"]} <= colours
+    assert (ROOT / front_matter["thumbnail"]).is_file()
+    assert re.fullmatch(r"\d+[mh]", front_matter["startup_duration_timeout"])
+
+
+def test_what_is_preloaded_is_what_is_loaded(front_matter):
+    """Repositories, exact files and revisions are those that the program asks the Hub for; only a pinned revision can be
+    named there."""
+    files = preloaded_files()
+    assert front_matter["models"] == [part.repo for part in files]
+    expected = [
+        " ".join([part.repo, ",".join(part.files), *([part.revision] if part.revision != "main" else [])])
+        for part in files
+    ]
+    assert front_matter["preload_from_hub"] == expected
+    assert all(re.fullmatch(r"[0-9a-f]{40}|main", part.revision) for part in files)
+    assert not any("*" in name for part in files for name in part.files)
+
+
+def test_the_table_on_paper_is_what_the_program_computes():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    work = shot_work(empty_model(None, torch.bfloat16), 480, 832, 7)
+    for name, speed in SPEEDS.items():
+        slow, fast = (expected_fps(work, speed, share) for share in UTILISATIONS)
+        assert f"| {name} | {speed.tflops:.0f} | {speed.tbytes:.2f} | {slow:.1f} | {fast:.1f} |" in readme
+    assert "computed from data sheets and not measured" in readme
+
+
+def test_variables_and_messages_of_the_readme_are_the_program_s():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    code = " ".join(path.read_text(encoding="utf-8") for path in (ROOT / "shotstream").rglob("*.py"))
+    for variable in set(re.findall(r"SHOTSTREAM_[A-Z0-9_]+", readme)):
+        assert variable in code, variable
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert {"int8", "safety", "c2pa", "training"} <= extras.keys()
+
+
+def test_nothing_is_too_large_for_plain_git():
+    """A Space refuses larger files from plain git; ours could be pushed either way."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    paths = [ROOT / line for line in listed.stdout.splitlines()]
+    assert not [path for path in paths if path.is_file() and path.stat().st_size > 10_000_000]
+
+
+@pytest.mark.slow
+def test_requirements_resolve_for_python_3_12_with_every_torch_of_a_space(tmp_path):
+    """Asks the package index; installs nothing."""
+    for torch_version in ("2.9.1", "2.10.0", "2.11.0"):
+        command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet"]
+        command += ["--python-version", "3.12", "--only-binary", ":all:", "--target", str(tmp_path)]
+        command += ["-r", str(ROOT / "requirements.txt"), f"torch=={torch_version}"]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=280)
+        assert result.returncode == 0, result.stderr[-1000:]
 
 
 def test_torch_stays_within_what_a_space_offers():

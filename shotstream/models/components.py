@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 
 from shotstream.errors import UserError
 from shotstream.models.checkpoint import fill, load_safetensors, opened_weights, read_json
+from shotstream.models.offload import stream_encoder
 from shotstream.models.pixel_autoencoder import PixelAutoencoder
 from shotstream.models.text import UMT5Text
 from shotstream.models.vae import VAE, WanVAE
@@ -38,13 +39,19 @@ VAES: dict[str, tuple[type, Callable[[Any], VAE]]] = {
 }
 
 
-def load_vae(folder: Path, device: torch.device, dtype: torch.dtype) -> VAE:
+def read_vae_config(folder: Path) -> dict[str, Any]:
+    """A VAE's numbers, of a kind that is known. Raises `UserError`."""
     config = read_json(folder / "config.json")
     if config.get("_class_name") not in VAES:
         raise UserError(f"{folder} holds a {config.get('_class_name')}: known are {' and '.join(VAES)}.")
-    kind, wrap = VAES[config["_class_name"]]
     if config.get("patch_size") is not None or config.get("is_residual"):
         raise UserError(f"{folder} holds a kind of AutoencoderKLWan that cannot be streamed here.")
+    return config
+
+
+def load_vae(folder: Path, device: torch.device, dtype: torch.dtype) -> VAE:
+    config = read_vae_config(folder)
+    kind, wrap = VAES[config["_class_name"]]
     try:
         with torch.device("meta"):
             module = kind.from_config(config)
@@ -54,24 +61,44 @@ def load_vae(folder: Path, device: torch.device, dtype: torch.dtype) -> VAE:
 
 
 def load_text(
-    encoder_folder: Path, tokenizer_folder: Path, text_len: int, device: torch.device, dtype: torch.dtype
+    encoder_folder: Path,
+    tokenizer_folder: Path,
+    text_len: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    int8: bool = False,
+    streamed: bool = False,
 ) -> UMT5Text:
     """The text side, its encoder on `device` in `dtype`: in bfloat16 at most if it is a large one, whose published
-    weights lose nothing that the model it was trained with would have seen."""
+    weights lose nothing that the model it was trained with would have seen. `int8` makes it half as large again, at the
+    price of rounding; `streamed`, it waits in main memory and computes on `device` block by block."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the library raises nearly anything
         raise UserError(f"{tokenizer_folder} holds no tokenizer that can be read.") from error
-    _check_text_config(encoder_folder / "config.json")
+    config = read_text_config(encoder_folder)
     try:
-        config = UMT5Config.from_pretrained(encoder_folder, local_files_only=True)
         with torch.device("meta"):
             encoder = UMT5EncoderModel(config)
     except Exception as error:
         raise UserError(f"{encoder_folder} holds no UMT5 text encoder that can be read.") from error
     if dtype == torch.float32 and count_parameters(encoder) >= LARGE_ENCODER:
         dtype = torch.bfloat16
-    return UMT5Text(tokenizer, _fill_encoder(encoder, encoder_folder, device, dtype), text_len)
+    encoder = _fill_encoder(encoder, encoder_folder, torch.device("cpu") if streamed else device, dtype)
+    if int8:
+        quantise_text(encoder)
+    if streamed:
+        stream_encoder(encoder, device)
+    return UMT5Text(tokenizer, encoder, text_len)
+
+
+def quantise_text(encoder: UMT5EncoderModel) -> None:
+    """Rounds the weights of all linear layers to 8 bits, a scale per row. Raises `UserError` without torchao."""
+    try:
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+    except Exception as error:  # not installed, or built for another torch
+        raise UserError("A text encoder in int8 needs torchao: pip install 'shotstream[int8]'.") from error
+    quantize_(encoder, Int8WeightOnlyConfig())
 
 
 def _fill_encoder(
@@ -99,10 +126,15 @@ def count_parameters(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _check_text_config(path: Path) -> None:
-    """Raises `UserError` for numbers that no text encoder has, before one is built of them."""
+def read_text_config(folder: Path) -> UMT5Config:
+    """A text encoder's numbers. Raises `UserError` for those that none has, before one is built of them."""
+    path = folder / "config.json"
     config = read_json(path)
     for key, most in TEXT_LIMITS.items():
         value = config.get(key, 1)
         if not isinstance(value, int) or not 0 < value <= most:
             raise UserError(f"{path}: {key} must be a whole number from 1 to {most}, not {str(value)[:40]}.")
+    try:
+        return UMT5Config.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the library raises nearly anything
+        raise UserError(f"{folder} holds no UMT5 text encoder that can be read.") from error

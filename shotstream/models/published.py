@@ -39,6 +39,16 @@ TOKENIZER_FILES = HubFiles(WAN_REPO, WAN_REVISION, tuple(f"tokenizer/{name}" for
 TEXT_16_FILES = HubFiles("Wan-AI/Wan2.2-TI2V-5B-Diffusers", WAN_TEXT_16_REVISION, _shards(3))
 TEXT_32_FILES = HubFiles(WAN_REPO, WAN_REVISION, _shards(5))
 
+# The text encoder's numbers, to plan with before it is there.
+UMT5_XXL = {
+    "vocab_size": 256384,
+    "d_model": 4096,
+    "d_kv": 64,
+    "d_ff": 10240,
+    "num_layers": 24,
+    "num_heads": 64,
+}
+
 
 def preloaded_files() -> list[HubFiles]:
     """All that the published student is made of when the smaller text encoder is what it should be."""

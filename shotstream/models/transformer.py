@@ -23,17 +23,30 @@ from shotstream.models.rope import CUT_ANGLE, Phases, rope_phases, rotate
 
 
 @dataclass(frozen=True)
+class _Routed:
+    """Rows `index` of a tensor per layer, taken when its layer comes: together they are larger than many a cache."""
+
+    parts: Sequence[torch.Tensor]
+    index: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, layer: int) -> torch.Tensor:
+        # not by brackets, whose gradient on a CPU adds up in whatever order its threads arrive
+        return self.parts[layer].index_select(0, self.index)
+
+
+@dataclass(frozen=True)
 class Captions:
     """Cross-attention keys and values of captions: one [captions, text tokens, heads, head_dim] pair per layer."""
 
-    keys: tuple[torch.Tensor, ...]
-    values: tuple[torch.Tensor, ...]
+    keys: Sequence[torch.Tensor]
+    values: Sequence[torch.Tensor]
 
     def routed(self, index: torch.Tensor) -> Captions:
         """The captions `index` [runs] long that consecutive, equally long runs of latent frames attend to."""
-        # not by brackets, whose gradient on a CPU adds up in whatever order its threads arrive
-        keys, values = (tuple(part.index_select(0, index) for part in parts) for parts in (self.keys, self.values))
-        return Captions(keys, values)
+        return Captions(_Routed(self.keys, index), _Routed(self.values, index))
 
     def last(self) -> Captions:
         """The last caption alone, for all frames (views)."""

@@ -19,15 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
+from transformers import PreTrainedTokenizerBase, UMT5Config, UMT5EncoderModel
 
 from shotstream.errors import UserError, telling_lack_of_memory, telling_refused_files
 from shotstream.models.checkpoint import load_checkpoint, load_safetensors, read_json, transformer_config
-from shotstream.models.components import load_text, load_vae
+from shotstream.models.components import load_text, load_vae, read_text_config, read_vae_config
 from shotstream.models.encoder_choice import choose_encoder
 from shotstream.models.fetching import FetchProgress
 from shotstream.models.hub import check_room, download, fetch, is_hub_id
 from shotstream.models.model import Model
+from shotstream.models.offload import GuestVAE, lodge_state
 from shotstream.models.published import (
     CHECKPOINTS,
     PUBLISHED,
@@ -46,7 +47,7 @@ from shotstream.models.scheduling import SCHEDULER_NAME, read_schedule, schedule
 from shotstream.models.shapes import Shapes, checked_shapes
 from shotstream.models.text import UMT5Text
 from shotstream.models.transformer import ShotTransformer
-from shotstream.models.vae import VAE
+from shotstream.models.vae import VAE, WanVAE, slice_decoding
 from shotstream.prompting import PROMPTING_NAME, Prompting, read_prompting
 from shotstream.sampler import Guidance, Schedule
 
@@ -63,23 +64,34 @@ def load_model(
     attention: str = "native",
     quality: str = "student",
     progress: FetchProgress | None = None,
+    low_vram: bool = False,
+    int8_text: bool = False,
 ) -> Model:
     """The model at `source`: a folder, a published checkpoint file, or a Hub id (`owner/name[@revision]`).
 
     None means the `default_source`. `attention` is a diffusers backend name, `quality` "student" or "teacher": the slow
     model that it learned from, in the folder `teacher/` of a model folder. What has to be fetched is told to
-    `progress`. Raises `UserError` for everything that can be missing, damaged or unfit.
+    `progress`. `low_vram` keeps on the device only what computes at a time, `int8_text` rounds the text encoder.
+    Raises `UserError` for everything that can be missing, damaged or unfit.
     """
     device = _checked_device(device)
     source = source or default_source(device)
     with telling_lack_of_memory(f"on {device} for the model {str(source)[:200]}"), telling_refused_files():
-        return _load_model(source, device, dtype, attention, quality, progress)
+        return _load_model(source, device, dtype, attention, quality, progress, low_vram, int8_text)
 
 
 def default_source(device: torch.device) -> str | Path:
     """What is loaded when nobody asks for a model: $SHOTSTREAM_MODEL, else the published one where there is a GPU for
     it, else the one shipped with the program."""
     return os.environ.get("SHOTSTREAM_MODEL") or (PUBLISHED if device.type == "cuda" else SHIPPED)
+
+
+def as_guest(vae: VAE, transformer: ShotTransformer, device: torch.device) -> VAE:
+    """A VAE that shares a small card with the transformer and decodes frame by frame."""
+    if isinstance(vae, WanVAE):
+        slice_decoding(vae.module.decoder)
+        lodge_state(vae, device)
+    return GuestVAE(vae, getattr(vae, "module", vae), transformer, device)
 
 
 def _teacher_folder(folder: Path) -> Path:
@@ -97,15 +109,22 @@ def _load_model(
     attention: str,
     quality: str,
     progress: FetchProgress | None,
+    low_vram: bool,
+    int8_text: bool,
 ) -> Model:
     parts = _read_parts(source, device, dtype, quality, progress)
     transformer, index, places = parts.transformer, parts.index, parts.places
     vae = load_vae(places["vae"], device, dtype)
-    text = load_text(places["text_encoder"], places["tokenizer"], transformer.config.text_len, device, dtype)
+    text_len = transformer.config.text_len
+    text = load_text(
+        places["text_encoder"], places["tokenizer"], text_len, device, dtype, int8=int8_text, streamed=low_vram
+    )
     _check_fit(source, transformer, vae, text)
     patch_height, patch_width = (vae.spatial_factor * patch for patch in transformer.config.patch_size[1:])
     steps = patch_width, patch_height
     use_attention(transformer, attention, device, dtype)
+    if low_vram:
+        vae = as_guest(vae, transformer, device)
     return Model(
         name=index.get("name") or Path(source).name,
         transformer=transformer,
@@ -241,6 +260,36 @@ def _checked_device(device: torch.device | str) -> torch.device:
         return torch.device(device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"This machine has no device {str(device)[:40]!r}: use cpu, or cuda with a GPU.") from error
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A model folder without its weights; `vae` and `text` are None where they come from `base`."""
+
+    name: str
+    base: str | None
+    transformer: dict[str, Any]
+    vae: dict[str, Any] | None
+    text: UMT5Config | None
+    schedule: Schedule
+    size: dict[str, int]
+
+
+def read_numbers(folder: Path) -> Numbers:
+    """What the files of a model folder say of its shapes. Raises `UserError`."""
+    if not (folder / INDEX).is_file():
+        raise UserError(f"There is no model folder at {folder}.")
+    index = _checked_index(folder / INDEX)
+    place = folder / "transformer"
+    return Numbers(
+        name=index.get("name") or folder.name,
+        base=index.get("base"),
+        transformer=transformer_config(read_json(place / "config.json"), place),
+        vae=read_vae_config(folder / "vae") if (folder / "vae").is_dir() else None,
+        text=read_text_config(folder / "text_encoder") if (folder / "text_encoder").is_dir() else None,
+        schedule=read_schedule(folder / "scheduler")[0],
+        size={key: index[key] for key in ("height", "width", "fps")},
+    )
 
 
 def use_attention(transformer: ShotTransformer, name: str, device: torch.device, dtype: torch.dtype) -> None:

@@ -45,21 +45,25 @@ def main(argv: list[str] | None = None) -> int:
 def serve(args: argparse.Namespace) -> None:
     """Raises `UserError` for what can be known to be wrong before the page opens."""
     check_address(args.host, args.port)
-    resolve_device(args.device)
+    device = resolve_device(args.device)
 
     from starlette.middleware import Middleware
 
     from shotstream.backends.in_process import InProcessBackend
+    from shotstream.backends.safety import GuardedBackend, read_rules
+    from shotstream.models.fetching import FetchProgress
     from shotstream.models.hub import is_hub_id
-    from shotstream.models.weights import SHIPPED
+    from shotstream.models.weights import default_source
     from shotstream.ui.page import Page
     from shotstream.ui.player import Transport
     from shotstream.ui.theme import CSS, FAVICON, SCRIPTS, theme
 
-    backend = InProcessBackend(lambda: load_model(args))
+    progress = FetchProgress()
+    backend = InProcessBackend(lambda: load_model(args, progress))
     backend.start()
-    source = args.model or os.environ.get("SHOTSTREAM_MODEL") or SHIPPED
-    page = Page(backend, about(Path(source)))
+    source = args.model or default_source(device)
+    rules = read_rules()
+    page = Page(GuardedBackend(backend, rules) if rules.any else backend, about(Path(source)), progress)
     if not is_hub_id(str(source)):
         backend.wait()
     transport = Middleware(Transport, blocks=page.blocks, late=page.sessions.late)

@@ -16,6 +16,7 @@ from gradio.route_utils import API_PREFIX, get_root_url
 
 from shotstream.backends.backend import Backend
 from shotstream.errors import UserError
+from shotstream.models.fetching import FetchProgress
 from shotstream.models.model import Model
 from shotstream.prompting import Prompting
 from shotstream.story import Story, read_story
@@ -38,6 +39,7 @@ CALLS = (
     "Transition to a wide shot of the city",
 )
 LENGTHS = [("Usual length", 0), *((f"{n} chunk{'s' * (n > 1)}", n) for n in (1, 2, 3, 5, 7, 14, 28))]
+FETCHING_TOLD = 0.5  # seconds between two looks at a download
 AT_ONCE: dict[str, Any] = {
     "queue": False,  # answered without a place in Gradio's queue
     "show_progress": "hidden",
@@ -63,11 +65,13 @@ def story_button(name: str) -> gr.Button:
 
 
 class Page:
-    """The page as Gradio's `blocks`, and the `routes` beside it. `about` says in a few words what the model is."""
+    """The page as Gradio's `blocks`, and the `routes` beside it. `about` says in a few words what the model is,
+    `fetching` how far its download has come."""
 
-    def __init__(self, backend: Backend, about: str = "") -> None:
+    def __init__(self, backend: Backend, about: str = "", fetching: FetchProgress | None = None) -> None:
         self.backend = backend
         self.about = about
+        self.fetching = fetching
         self.sessions = Sessions(backend)
         self.examples = {path.stem: read_story(path) for path in sorted(STORIES.glob("*.json"))}
         self.help = PromptHelp(backend, self.sessions)
@@ -171,14 +175,23 @@ class Page:
 
     # What people do
 
-    async def on_model(self) -> tuple[Any, ...]:
-        """Says which model plays here and how it likes to be prompted as soon as it is there, or why there is none."""
+    async def on_model(self) -> AsyncIterator[tuple[Any, ...]]:
+        """Says which model plays here and how it likes to be prompted as soon as it is there, or why there is none;
+        until then, how far it has come."""
+        loading, told = asyncio.wrap_future(self.backend.ready), ""
+        while not loading.done():
+            await asyncio.wait([loading], timeout=FETCHING_TOLD)
+            line = self.fetching.line if self.fetching else ""
+            if line != told and not loading.done():
+                told = line
+                yield render.header(line or "Loading the model"), gr.skip()
         try:
-            model = await asyncio.wrap_future(self.backend.ready)
+            model = loading.result()
         except UserError as error:
-            return render.header(str(error), wrong=True), gr.skip()
+            yield render.header(str(error), wrong=True), gr.skip()
+            return
         header = render.header(" · ".join(filter(None, (model.name, self.about, f"on {model.device}"))))
-        return header, prompt_help.markup(model.prompting)
+        yield header, prompt_help.markup(model.prompting)
 
     async def on_open(self, request: gr.Request) -> AsyncIterator[tuple]:
         """Shows the tab's film for as long as the tab is open."""
