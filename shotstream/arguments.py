@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -45,20 +46,25 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds --model, --device, --dtype and --attention, read by `load_model`."""
+    """Adds --model, --device, --dtype, --attention and --compile, read by `load_model`."""
     parser.add_argument(
         "--model",
         metavar="FOLDER|HUB_ID",
         help="model folder or Hub id (default: $SHOTSTREAM_MODEL, else the small shipped model)",
     )
     add_device_arguments(parser)
+    parser.add_argument(
+        "--compile", action="store_true", help="let torch compile the denoiser: minutes at the start, then faster"
+    )
 
 
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds --device, --dtype and --attention."""
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
     parser.add_argument("--dtype", choices=DTYPES, help="(default: bfloat16 on a GPU, float32 on a CPU)")
-    parser.add_argument("--attention", default="native", help="diffusers attention backend (default: native)")
+    parser.add_argument(
+        "--attention", default="auto", help="diffusers attention backend (default: auto, the fastest that is exact)"
+    )
 
 
 def resolve_device(name: str | None) -> torch.device:
@@ -97,13 +103,20 @@ def load_model(args: argparse.Namespace) -> Model:
         leave_a_core()
     from shotstream.models import weights
 
-    return weights.load_model(
+    model = weights.load_model(
         args.model,
         device=device,
         dtype=resolve_dtype(args.dtype, device),
         attention=args.attention,
         quality=getattr(args, "quality", "student"),
     )
+    if getattr(args, "compile", False):
+        from shotstream.models.attention import compile_blocks
+
+        print(f"Note: {compile_blocks(model.transformer)}.", file=sys.stderr)
+    if device.type != "cpu":
+        print(f"Note: attention {model.attention}.", file=sys.stderr)
+    return model
 
 
 def leave_a_core() -> None:

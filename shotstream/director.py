@@ -88,8 +88,10 @@ class Director(Shooting):
             raise UserError(f"This film is {MAX_FILM_SECONDS // 60} minutes long: download it and start a new one.")
         if len(self._takes) >= MAX_TAKES:
             raise UserError(f"There are {MAX_TAKES} takes already: download your film and start a new one.")
+        number = sum(not take.lost for take in self._film()) + len(self._waiting)
         self._waiting.append(prompt)
         self._held, self.message = False, None
+        self._foresee(prompt, number)
         return prompt.key
 
     def edit(self, key: int, caption: str) -> None:

@@ -27,7 +27,7 @@ from shotstream.models.transformer import Captions, Times
 from shotstream.pixels import ShotPixels, thumbnail
 from shotstream.plan import Plan, plan_shot
 from shotstream.sampler import NoiseSource, denoise, euler, guided, seeded_noise
-from shotstream.streams import marked, to_device
+from shotstream.streams import marked, on_stream, side_stream, to_device, wait_for
 from shotstream.timing import Stopwatch
 
 
@@ -67,6 +67,13 @@ class Engine:
         return self._shoot(
             plan_shot(request, self.model, self.policy, self.rebased), noise or seeded_noise(request.seed)
         )
+
+    def foresee(self, caption: str) -> None:
+        """Encodes a caption that a shot will probably have, so that it need not wait for it; best in a thread."""
+        stream = side_stream(self.model.device)
+        with on_stream(stream, None):
+            self.model.text.encode(caption)
+        wait_for(stream)
 
     @torch.no_grad()
     def cast(self, picture: np.ndarray, caption: str) -> ShotMemory:

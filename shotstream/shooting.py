@@ -15,7 +15,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from shotstream.media import dissolve, still
 from shotstream.memory import Memory, ShotMemory
 from shotstream.reel import Reel
 from shotstream.story import compose_caption
-from shotstream.takes import Take
+from shotstream.takes import Prompt, Take
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,15 @@ class Backend(Protocol):
     def shoot(self, request: ShotRequest) -> Iterator[Event]: ...
 
     def cast(self, picture: np.ndarray, caption: str) -> ShotMemory: ...
+
+
+@runtime_checkable
+class Foreseeing(Protocol):
+    """A backend that can use the time in which a prompt waits."""
+
+    def foresee(self, caption: str) -> None:
+        """A shot with this composed caption will probably be asked for. Returns at once and raises nothing."""
+        ...
 
 
 @dataclass
@@ -112,6 +121,11 @@ class Shooting:
         self._making, self._ticket = take, object()
         self._progress = ("turn", 0, 0)
         return self._ticket
+
+    def _foresee(self, prompt: Prompt, number: int) -> None:
+        """Tells a backend that cares what shot `number` will be, as far as can be said while others come before it."""
+        if prompt.picture is None and isinstance(self._backend, Foreseeing):
+            self._backend.foresee(compose_caption(prompt.global_caption, number, prompt.caption))
 
     def _request(self, take: Take) -> ShotRequest:
         memory = take.memory_before

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,7 @@ class InProcessBackend:
         self.engine: Future[Engine] = Future()
         self.engine.set_running_or_notify_cancel()  # nobody who gives up waiting can cancel it for the others
         self._turns = Turns()
+        self._beside = ThreadPoolExecutor(1, "foresee")
 
     def start(self) -> None:
         """Loads the model in the background."""
@@ -86,6 +87,11 @@ class InProcessBackend:
             while not turn.wait(PATIENCE):
                 pass
             return self.engine.result().cast(picture, caption)
+
+    def foresee(self, caption: str) -> None:
+        """A shot with this caption will probably be asked for: it is encoded while it waits."""
+        if self.model is not None:
+            self._beside.submit(self.engine.result().foresee, caption)
 
     def _run_load(self) -> None:
         try:

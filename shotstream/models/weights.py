@@ -12,7 +12,6 @@ Owns where the parts of a `Model` come from and that they fit each other. Nothin
 from __future__ import annotations
 
 import json
-import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import torch
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from shotstream.errors import UserError, telling_lack_of_memory, telling_refused_files
+from shotstream.models.attention import use_attention
 from shotstream.models.checkpoint import load_checkpoint, load_safetensors, read_json, transformer_config
 from shotstream.models.components import load_text, load_vae
 from shotstream.models.hub import download, is_hub_id
@@ -57,9 +57,9 @@ def load_model(
 ) -> Model:
     """The model at `source`: a folder, a published checkpoint file, or a Hub id (`owner/name[@revision]`).
 
-    None means $SHOTSTREAM_MODEL, else the model shipped with the program. `attention` is a diffusers backend name,
-    `quality` "student" or "teacher": the slow model that it learned from, in the folder `teacher/` of a model folder.
-    Raises `UserError` for everything that can be missing, damaged or unfit.
+    None means $SHOTSTREAM_MODEL, else the model shipped with the program. `attention` is a diffusers backend name or
+    "auto", `quality` "student" or "teacher": the slow model that it learned from, in the folder `teacher/` of a model
+    folder. Raises `UserError` for everything that can be missing, damaged or unfit.
     """
     source = source or os.environ.get("SHOTSTREAM_MODEL") or SHIPPED
     device = _checked_device(device)
@@ -83,8 +83,8 @@ def _load_model(source: str | Path, device: torch.device, dtype: torch.dtype, at
     _check_fit(source, transformer, vae, text)
     patch_height, patch_width = (vae.spatial_factor * patch for patch in transformer.config.patch_size[1:])
     steps = patch_width, patch_height
-    use_attention(transformer, attention, device, dtype)
     return Model(
+        attention=use_attention(transformer, attention, device, dtype),
         name=index.get("name") or Path(source).name,
         transformer=transformer,
         vae=vae,
@@ -198,27 +198,6 @@ def _checked_device(device: torch.device | str) -> torch.device:
         return torch.device(device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"This machine has no device {str(device)[:40]!r}: use cpu, or cuda with a GPU.") from error
-
-
-def use_attention(transformer: ShotTransformer, name: str, device: torch.device, dtype: torch.dtype) -> None:
-    """Set the diffusers backend `name` and let it attend once: what is missing for it is told now, as a `UserError`,
-    and not in the middle of a shot."""
-    logger = logging.getLogger("diffusers.models.modeling_utils")
-    level = logger.level
-    try:
-        if name != "native":
-            logger.setLevel(logging.ERROR)  # it warns that backends are experimental
-            transformer.set_attention_backend(name)  # checks what it requires and fetches Hub kernels
-        transformer.use_attention(name)
-        probe = torch.zeros(1, 8, transformer.config.dim, device=device, dtype=dtype)
-        attention = transformer.blocks[0].self_attn
-        with torch.no_grad():
-            attention.attend(attention.queries(probe), *attention.keys_values(probe), None)
-    except Exception as error:  # anything between an unknown name and a kernel for other cards
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"The attention backend {name[:40]!r} does not work here: {reason[0][:200]}") from error
-    finally:
-        logger.setLevel(level)
 
 
 def save_model(
