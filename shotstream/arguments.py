@@ -46,13 +46,21 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds --model, --device, --dtype, --attention and --compile, read by `load_model`."""
+    """Adds --model, --device, --dtype, --attention, --fast and --compile, read by `load_model`."""
     parser.add_argument(
         "--model",
         metavar="FOLDER|HUB_ID",
         help="model folder or Hub id (default: $SHOTSTREAM_MODEL, else the small shipped model)",
     )
     add_device_arguments(parser)
+    parser.add_argument(
+        "--fast",
+        type=whole_number(0, 5),
+        default=0,
+        metavar="N",
+        help="a rung of the ladder of faster ways, each with some loss: 1 bfloat16, 2 three steps, 3 near memory, "
+        "4 two steps, 5 weights in 8 bits (default: 0, exact)",
+    )
     parser.add_argument(
         "--compile", action="store_true", help="let torch compile the denoiser: minutes at the start, then faster"
     )
@@ -110,6 +118,11 @@ def load_model(args: argparse.Namespace) -> Model:
         attention=args.attention,
         quality=getattr(args, "quality", "student"),
     )
+    if getattr(args, "fast", 0):
+        from shotstream.fast import quicken
+
+        model, line = quicken(model, args.fast)
+        print(f"Note: faster, with some loss: {line}.", file=sys.stderr)
     if getattr(args, "compile", False):
         from shotstream.models.attention import compile_blocks
 
