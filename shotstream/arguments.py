@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,7 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds --model, --device, --dtype and --attention, read by `load_model`."""
+    """Adds --model, --device, --dtype, --attention, --fast and --compile, read by `load_model`."""
     parser.add_argument(
         "--model",
         metavar="FOLDER|HUB_ID",
@@ -54,13 +55,26 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_device_arguments(parser)
     add_memory_arguments(parser)
+    parser.add_argument(
+        "--fast",
+        type=whole_number(0, 5),
+        default=0,
+        metavar="N",
+        help="a rung of the ladder of faster ways, each with some loss: 1 bfloat16, 2 three steps, 3 near memory, "
+        "4 two steps, 5 weights in 8 bits (default: 0, exact)",
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="let torch compile the denoiser: minutes at the start, then faster"
+    )
 
 
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds --device, --dtype and --attention."""
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
     parser.add_argument("--dtype", choices=DTYPES, help="(default: bfloat16 on a GPU, float32 on a CPU)")
-    parser.add_argument("--attention", default="native", help="diffusers attention backend (default: native)")
+    parser.add_argument(
+        "--attention", default="auto", help="diffusers attention backend (default: auto, the fastest that is exact)"
+    )
 
 
 def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
@@ -121,7 +135,7 @@ def load_model(args: argparse.Namespace, progress: FetchProgress | None = None) 
         leave_a_core()
     from shotstream.models import weights
 
-    return weights.load_model(
+    model = weights.load_model(
         args.model,
         device=device,
         dtype=resolve_dtype(args.dtype, device),
@@ -131,6 +145,18 @@ def load_model(args: argparse.Namespace, progress: FetchProgress | None = None) 
         low_vram=getattr(args, "low_vram", False),
         int8_text=getattr(args, "int8_text", False),
     )
+    if getattr(args, "fast", 0):
+        from shotstream.fast import quicken
+
+        model, line = quicken(model, args.fast)
+        print(f"Note: faster, with some loss: {line}.", file=sys.stderr)
+    if getattr(args, "compile", False):
+        from shotstream.models.attention import compile_blocks
+
+        print(f"Note: {compile_blocks(model.transformer)}.", file=sys.stderr)
+    if device.type != "cpu":
+        print(f"Note: attention {model.attention}.", file=sys.stderr)
+    return model
 
 
 def leave_a_core() -> None:

@@ -88,8 +88,10 @@ class Director(Shooting):
         if sum(take.seconds for take in self._film()) >= MAX_FILM_SECONDS:
             raise UserError(f"This film is {MAX_FILM_SECONDS // 60} minutes long: download it and start a new one.")
         self._check_takes()
+        number = sum(not take.lost for take in self._film()) + len(self._waiting)
         self._waiting.append(prompt)
         self._held, self.message = False, None
+        self._foresee(prompt, number)
         return prompt.key
 
     def _check_takes(self) -> None:

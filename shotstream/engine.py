@@ -27,7 +27,7 @@ from shotstream.models.transformer import Captions, Times
 from shotstream.pixels import ShotPixels, thumbnail
 from shotstream.plan import Plan, plan_shot
 from shotstream.sampler import NoiseSource, denoise, euler, guided, seeded_noise
-from shotstream.streams import marked, to_device
+from shotstream.streams import marked, on_stream, side_stream, to_device, wait_for
 from shotstream.timing import Stopwatch
 
 
@@ -67,6 +67,13 @@ class Engine:
         return self._shoot(
             plan_shot(request, self.model, self.policy, self.rebased), noise or seeded_noise(request.seed)
         )
+
+    def foresee(self, caption: str) -> None:
+        """Encodes a caption that a shot will probably have, so that it need not wait for it; best in a thread."""
+        stream = side_stream(self.model.device)
+        with on_stream(stream, None):
+            self.model.text.encode(caption)
+        wait_for(stream)
 
     @torch.no_grad()
     def cast(self, picture: np.ndarray, caption: str) -> ShotMemory:
@@ -225,7 +232,8 @@ class Engine:
         """RoPE phases of the six context frames and all frames of the shot that are in the cache at a time, for all its
         layers and steps."""
         schedule = self.model.schedule
-        local = min(plan.num_chunks, schedule.max_chunks) * schedule.chunk_frames
+        most = plan.num_chunks if schedule.near_chunks else schedule.max_chunks  # else the cache rolls
+        local = min(plan.num_chunks, most) * schedule.chunk_frames
         shots = torch.tensor([*plan.context_shots, *[plan.rope_shot] * local])
         return self.model.transformer.phases(torch.arange(len(shots)), shots, plan.latent_size, self.model.device)
 
@@ -243,7 +251,7 @@ class Engine:
         """Fill the local cache from the clean chunks of the shot so far, under the caption it has now: as many as it
         holds in one pass under the chunk-wise causal mask, those beyond one by one as the cache rolls."""
         schedule = self.model.schedule
-        together = prefix[: schedule.max_chunks]
+        together = prefix[: schedule.near_chunks or schedule.max_chunks]
         frames = len(together) * schedule.chunk_frames
         chunk = torch.arange(frames, device=self.model.device) // schedule.chunk_frames
         sees_context = torch.ones(frames, MAX_CONTEXT_FRAMES, dtype=torch.bool, device=self.model.device)
@@ -259,25 +267,32 @@ class Engine:
 
     def _make_room(self, shot: _ShotInProgress, index: int) -> None:
         """Before chunk `index`: where the local cache is full, the oldest chunk goes."""
-        if index >= self.model.schedule.max_chunks:
+        if index >= self.model.schedule.max_chunks and not self.model.schedule.near_chunks:
             shot.cache.roll(self.model.schedule.chunk_frames)
 
     def _predict(self, shot: _ShotInProgress, latents: torch.Tensor, timestep: float, index: int) -> torch.Tensor:
         """Flow [f, C, h, w] of chunk `index`, whose keys and values stay in the local cache until the next call."""
-        start = self._place(index)
-        return self._call(shot, latents, timestep, start, shot.cache.chunk_windows(start + len(latents)))
+        start, stop, own = self._places(index)
+        return self._call(shot, latents, timestep, start, shot.cache.chunk_windows(stop, own))
 
     def _attention(self, shot: _ShotInProgress, clean: torch.Tensor, index: int) -> torch.Tensor:
         """[6] shares of the attention of chunk `index` that context frames get, mean over layers and heads."""
-        start = self._place(index)
-        windows = shot.cache.watched_windows(start + len(clean))
+        start, stop, own = self._places(index)
+        windows = shot.cache.watched_windows(stop, own)
         self._call(shot, clean, 0.0, start, windows)
         return torch.stack(windows[0].shares).mean(0)[:MAX_CONTEXT_FRAMES].cpu()
 
-    def _place(self, index: int) -> int:
-        """The latent frame of the local cache at which chunk `index` begins."""
+    def _places(self, index: int) -> tuple[int, int, int]:
+        """In latent frames: where chunk `index` is in time, up to where the local cache is read, and where in it the
+        chunk's own place is. Attention does not care in which order the cache holds what is near."""
         schedule = self.model.schedule
-        return min(index, schedule.max_chunks - 1) * schedule.chunk_frames
+        size = schedule.chunk_frames
+        if not schedule.near_chunks:
+            place = min(index, schedule.max_chunks - 1)
+            return place * size, (place + 1) * size, place * size
+        near = schedule.near_chunks
+        own = index if index < near else 1 + (index - 1) % (near - 1)
+        return index * size, min(index + 1, near) * size, own * size
 
     def _call(
         self,
@@ -288,7 +303,7 @@ class Engine:
         windows: Sequence[LayerWindow],
         frame_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Flow [f, C, h, w] of frames that lie in the local cache from frame `start` on."""
+        """Flow [f, C, h, w] of frames that are the shot's, as far as it is remembered, from frame `start` on."""
         first = MAX_CONTEXT_FRAMES + start
         return self.model.transformer.forward_cached(
             latents[None].to(self.model.dtype),

@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 
 from shotstream.context import MAX_CONTEXT_FRAMES
 from shotstream.errors import UserError
+from shotstream.models.attention import use_attention
 from shotstream.models.checkpoint import load_checkpoint, read_json, transformer_config
 from shotstream.models.model import Model
-from shotstream.models.weights import use_attention
 from shotstream.sampler import NoiseSource, Schedule
 
 
@@ -142,11 +142,12 @@ def recorded_model(recording: Recording, device: torch.device, dtype: torch.dtyp
     transformer = load_checkpoint(
         recording.stem.with_name(recording.stem.name + ".pt"), description["config"], device=device, dtype=dtype
     )
-    use_attention(transformer, attention, device, dtype)
+    chosen = use_attention(transformer, attention, device, dtype)
     vae = StandInVAE(recording.tensor("vae.encode").to(device, dtype), recording.tensor("vae.decode").to(device, dtype))
     longest = max(recording.num_chunks(shot) for shot in range(len(recording.captions)))
     height, width = recording.latent_size
     return Model(
+        attention=chosen,
         name=str(recording.stem),
         transformer=transformer,
         vae=vae,

@@ -28,13 +28,15 @@ def sigma_grid(shift: float) -> torch.Tensor:
 @dataclass(frozen=True)
 class Schedule:
     """A model's way through noise and time: grid `shift`, nominal `steps` (1000 = pure noise, descending), latent
-    frames per chunk, chunks a shot when nobody asks, and the most it was trained for."""
+    frames per chunk, chunks a shot when nobody asks, and the most it was trained for. With `near_chunks` a chunk
+    attends to so many of its shot at most: the first, the latest and itself."""
 
     shift: float = 8.0
     steps: tuple[int, ...] = (1000, 740, 500, 260)
     chunk_frames: int = 3
     default_chunks: int = 7
     max_chunks: int = 7
+    near_chunks: int | None = None
     sigmas: torch.Tensor = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

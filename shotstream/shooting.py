@@ -15,6 +15,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -25,11 +26,20 @@ from shotstream.media import dissolve, still
 from shotstream.memory import Memory
 from shotstream.reel import Reel
 from shotstream.story import compose_caption
-from shotstream.takes import Take
+from shotstream.takes import Prompt, Take
 
 log = logging.getLogger(__name__)
 
 ROLL_CHUNKS = 2  # that a rolling shot grows by
+
+
+@runtime_checkable
+class Foreseeing(Protocol):
+    """A backend that can use the time in which a prompt waits."""
+
+    def foresee(self, caption: str) -> None:
+        """A shot with this composed caption will probably be asked for. Returns at once and raises nothing."""
+        ...
 
 
 @dataclass
@@ -114,6 +124,11 @@ class Shooting:
         self._making, self._ticket = take, object()
         self._doing = Doing("turn")
         return self._ticket
+
+    def _foresee(self, prompt: Prompt, number: int) -> None:
+        """Tells a backend that cares what shot `number` will be, as far as can be said while others come before it."""
+        if prompt.picture is None and isinstance(self._backend, Foreseeing):
+            self._backend.foresee(compose_caption(prompt.global_caption, number, prompt.caption))
 
     def _request(self, take: Take) -> ShotRequest:
         memory = take.memory_before

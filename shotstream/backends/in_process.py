@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from shotstream.backends.turns import Turns
@@ -41,6 +41,7 @@ class InProcessBackend:
         self.ready: Future[Model] = Future()
         self.ready.set_running_or_notify_cancel()  # nobody who gives up waiting can cancel it for the others
         self.turns = Turns()
+        self._beside = ThreadPoolExecutor(1, "foresee")
 
     def start(self) -> None:
         """Loads the model in the background."""
@@ -95,6 +96,11 @@ class InProcessBackend:
         not have to wait for a second before the next shot."""
         chunks = len(request.prefix) // self.model.schedule.chunk_frames if request.prefix is not None else 0
         return bool(chunks) and request.num_chunks == chunks
+
+    def foresee(self, caption: str) -> None:
+        """A shot with this caption will probably be asked for: it is encoded while it waits."""
+        if self.model is not None:
+            self._beside.submit(self._engine.foresee, caption)
 
     def _run_load(self) -> None:
         tell("model loading")

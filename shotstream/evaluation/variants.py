@@ -25,11 +25,13 @@ from shotstream.evaluation import toyworld
 from shotstream.evaluation.cuts import CutDetector
 from shotstream.evaluation.estimate import Estimate
 from shotstream.evaluation.toyworld import Figures, Runner, Sample, Shooter
+from shotstream.fast import RUNGS, quicken
 from shotstream.models.model import Model
 
 VERSION = 2  # of what is measured and how: rows of another one are run again
 TRUTH = "rendered truth"
 BENCH_SHOTS = 3
+KINDS = {"bool": (bool, "true or false"), "int": (int, "a whole number"), "str": (str, "text")}
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,11 @@ class Variant:
     indicator: bool = True  # the angle that tells queries and keys of different shots apart
     routing: bool = True  # context frames read their own shots' captions, not the new one's
     policy: str = "recent"  # which frames of the film the context is made of: one of `context.CONTEXT_POLICIES`
+    fast: int = 0  # the rung of the ladder of faster ways, see `fast.RUNGS`
 
     def applied_to(self, model: Model) -> Model:
         """`model` as this row wants it; the one given is left as it is."""
+        model, _ = quicken(model, self.fast)
         if self.indicator:
             return model
         transformer = copy.copy(model.transformer)
@@ -85,13 +89,14 @@ def _checked(path: Path, number: int, entry: object) -> Variant:
     for key, value in entry.items():
         if key not in known:
             raise UserError(f"{path}: row {number} has {key!r}; known are {', '.join(known)}.")
-        if not isinstance(value, bool if known[key] == "bool" else str):
-            raise UserError(
-                f"{path}: row {number}: {key} must be {'true or false' if known[key] == 'bool' else 'text'}."
-            )
+        kind, words = KINDS.get(known[key], KINDS["str"])
+        if type(value) is not kind:
+            raise UserError(f"{path}: row {number}: {key} must be {words}.")
     variant = Variant(**entry | {"model": path.parent / Path(entry["model"]).expanduser()})
     if variant.policy not in CONTEXT_POLICIES:
         raise UserError(f"{path}: row {number}: policy is one of {', '.join(CONTEXT_POLICIES)}.")
+    if not 0 <= variant.fast < len(RUNGS):
+        raise UserError(f"{path}: row {number}: fast is a rung from 0 to {len(RUNGS) - 1}.")
     return variant
 
 
@@ -184,6 +189,8 @@ def row_key(variant: Variant | None, sample: Sample, detector: CutDetector | Non
     detector; and of weights and configurations of the model folder, empty if there is none. None is the rendered
     truth."""
     switches = {k: v for k, v in asdict(variant).items() if k not in ("name", "model")} if variant else None
+    if switches and not switches["fast"]:
+        del switches["fast"]  # rows that are older than the ladder stay as they are
     settings = {"version": VERSION, "sample": asdict(sample), "detector": detector and detector.name}
     asked = hashlib.sha256(json.dumps(settings | {"switches": switches}, sort_keys=True).encode()).hexdigest()[:16]
     if variant is None:

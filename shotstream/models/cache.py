@@ -6,7 +6,7 @@ in place; who writes when is the engine's business. Knows neither shots nor capt
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -19,13 +19,15 @@ WATCHED_QUERIES = 128  # of a chunk: enough for a mean
 class LayerWindow:
     """One layer's part of a call: where its new keys and values go, and all that its queries may attend to."""
 
-    keys: torch.Tensor  # [B, read tokens, heads, head_dim]: a view that ends with this call's own tokens
+    keys: torch.Tensor  # [B, read tokens, heads, head_dim]: a view
     values: torch.Tensor
+    place: int | None = None  # of the first of this call's own tokens; None: they are the last
 
     def put(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write this call's `keys` and `values` [B, tokens, heads, head_dim] at the end, in the cache's dtype; return
-        everything readable."""
-        own = slice(self.keys.shape[1] - keys.shape[1], None)
+        """Write this call's `keys` and `values` [B, tokens, heads, head_dim] in their place, in the cache's dtype;
+        return everything readable."""
+        place = self.keys.shape[1] - keys.shape[1] if self.place is None else self.place
+        own = slice(place, place + keys.shape[1])
         self.keys[:, own].copy_(keys)
         self.values[:, own].copy_(values)
         return self.keys, self.values
@@ -38,8 +40,8 @@ class LayerWindow:
 class WatchedWindow(LayerWindow):
     """A `LayerWindow` that notes in `shares` how much attention each frame gets."""
 
-    frame_tokens: int
-    shares: list[torch.Tensor]  # [frames] each, summing to one; one entry a layer
+    frame_tokens: int = 1
+    shares: list[torch.Tensor] = field(default_factory=list)  # [frames] each, summing to one; one entry a layer
 
     def look(self, queries: torch.Tensor, keys: torch.Tensor) -> None:
         """Mean over items, heads and some of the queries [B, tokens, heads, head_dim]."""
@@ -94,23 +96,27 @@ class ShotCache:
         keys, values = (torch.empty(shape, device=device, dtype=dtype).zero_() for _ in range(2))
         return cls(keys, values, context_frames, frame_tokens)
 
-    def _window(self, layer: int, stop_frame: int) -> LayerWindow:
+    def _window(self, layer: int, stop_frame: int, own_frame: int | None = None) -> LayerWindow:
         stop = stop_frame * self.frame_tokens
-        return LayerWindow(self.keys[layer, :, :stop], self.values[layer, :, :stop])
+        place = None if own_frame is None else own_frame * self.frame_tokens
+        return LayerWindow(self.keys[layer, :, :stop], self.values[layer, :, :stop], place)
 
     def context_windows(self) -> list[LayerWindow]:
         """Per layer: context frames write and attend to each other alone."""
         return [self._window(layer, self.context_frames) for layer in range(len(self.keys))]
 
-    def chunk_windows(self, stop: int) -> list[LayerWindow]:
-        """Per layer: a chunk ending before the shot's latent frame `stop` attends to all context, the shot so far and
-        itself. Repeated calls overwrite the chunk's own place; the last one before the next chunk is what stays."""
-        return [self._window(layer, self.context_frames + stop) for layer in range(len(self.keys))]
+    def chunk_windows(self, stop: int, own: int | None = None) -> list[LayerWindow]:
+        """Per layer: a chunk attends to all context and to the local cache before latent frame `stop`, of which its own
+        frames begin at `own`, or are the last. Repeated calls overwrite the chunk's own place; the last one before the
+        next chunk is what stays."""
+        own = None if own is None else self.context_frames + own
+        return [self._window(layer, self.context_frames + stop, own) for layer in range(len(self.keys))]
 
-    def watched_windows(self, stop: int) -> list[WatchedWindow]:
+    def watched_windows(self, stop: int, own: int | None = None) -> list[WatchedWindow]:
         """As `chunk_windows`, all noting what they see in one list, layer by layer."""
         shares: list[torch.Tensor] = []
-        return [WatchedWindow(w.keys, w.values, self.frame_tokens, shares) for w in self.chunk_windows(stop)]
+        windows = self.chunk_windows(stop, own)
+        return [WatchedWindow(w.keys, w.values, w.place, self.frame_tokens, shares) for w in windows]
 
     def roll(self, frames: int) -> None:
         """Drops the oldest `frames` of a full local cache; the rest moves to their place, in time as well: its keys are

@@ -16,6 +16,8 @@ from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import nn
 
 NATIVE = "native"
+PRODUCTS = "products"  # attention as two matrix products and a softmax, a CPU's bfloat16 being fast at the former
+MANY = 512  # rows from which on oneDNN is the faster library even without GELU
 
 
 @cache
@@ -36,7 +38,7 @@ def one_dnn_linear() -> Callable[..., torch.Tensor] | None:
 def linear(layer: nn.Module, x: torch.Tensor, gelu: bool = False) -> torch.Tensor:
     """`layer(x)`, by GELU (tanh form) if asked for. An adapted or quantised layer is called as it is."""
     plain = type(layer) is nn.Linear and type(layer.weight) is nn.Parameter
-    if plain and _takes_one_dnn(x):
+    if plain and _takes_one_dnn(x, gelu):
         activation = ("gelu", [], "tanh") if gelu else ("none", [], "")
         return one_dnn_linear()(x, layer.weight, layer.bias, *activation)
     out = layer(x)
@@ -47,14 +49,15 @@ def linear(layer: nn.Module, x: torch.Tensor, gelu: bool = False) -> torch.Tenso
 
 def joint_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """Several linear layers of the same input as one."""
-    if _takes_one_dnn(x):
+    if _takes_one_dnn(x, gelu=False):
         return one_dnn_linear()(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
 
 
-def _takes_one_dnn(x: torch.Tensor) -> bool:
+def _takes_one_dnn(x: torch.Tensor, gelu: bool) -> bool:
     return (
         x.device.type == "cpu"
+        and (gelu or x.numel() >= MANY * x.shape[-1])
         and x.dtype in (torch.float32, torch.bfloat16)
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()  # which finds it by itself
@@ -88,8 +91,18 @@ def add_gated(x: torch.Tensor, y: torch.Tensor, gate: torch.Tensor | None = None
 def attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None, backend: str = NATIVE
 ) -> torch.Tensor:
-    """[B, tokens, heads, head_dim] each -> the same of the queries, by the diffusers backend of this name."""
-    if backend != NATIVE:
-        return dispatch_attention_fn(q, k, v, attn_mask=mask, backend=backend)
+    """[B, tokens, heads, head_dim] each -> the same of the queries, by the diffusers backend of this name; under a mask
+    by torch's own, as most others know none."""
+    if backend == PRODUCTS and mask is None:
+        return _attend_by_products(q, k, v)
+    if backend not in (NATIVE, PRODUCTS) and mask is None:
+        return dispatch_attention_fn(q, k, v, backend=backend)
     q, k, v = (part.transpose(1, 2) for part in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+
+
+def _attend_by_products(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rows: int = 256) -> torch.Tensor:
+    """`rows` queries at a time: their scores stay near the processor."""
+    q, k, v = (q * q.shape[-1] ** -0.5).transpose(1, 2), k.permute(0, 2, 3, 1), v.transpose(1, 2)
+    parts = [torch.softmax(some @ k, dim=-1) @ v for some in q.split(rows, dim=2)]
+    return torch.cat(parts, dim=2).transpose(1, 2)

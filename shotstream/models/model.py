@@ -34,6 +34,7 @@ class Model:
     guidance: Guidance | None = None
     shapes: Shapes = field(default_factory=dict)
     prompting: Prompting = field(default_factory=Prompting)
+    attention: str = "native"  # which kernel attends, and why, in words
 
     def __post_init__(self) -> None:
         self.shapes = {shape_name(self.width, self.height): (self.width, self.height)} | dict(self.shapes)

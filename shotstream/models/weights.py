@@ -12,7 +12,6 @@ Owns where the parts of a `Model` come from and that they fit each other. Nothin
 from __future__ import annotations
 
 import json
-import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import torch
 from transformers import PreTrainedTokenizerBase, UMT5Config, UMT5EncoderModel
 
 from shotstream.errors import UserError, telling_lack_of_memory, telling_refused_files
+from shotstream.models.attention import use_attention
 from shotstream.models.checkpoint import load_checkpoint, load_safetensors, read_json, transformer_config
 from shotstream.models.components import load_text, load_vae, read_text_config, read_vae_config
 from shotstream.models.encoder_choice import choose_encoder
@@ -69,8 +69,8 @@ def load_model(
 ) -> Model:
     """The model at `source`: a folder, a published checkpoint file, or a Hub id (`owner/name[@revision]`).
 
-    None means the `default_source`. `attention` is a diffusers backend name, `quality` "student" or "teacher": the slow
-    model that it learned from, in the folder `teacher/` of a model folder. What has to be fetched is told to
+    None means the `default_source`. `attention` is a diffusers backend name or "auto", `quality` is "student" or
+    "teacher": the slow model that it learned from, in the folder `teacher/` of a model folder. What has to be fetched is told to
     `progress`. `low_vram` keeps on the device only what computes at a time, `int8_text` rounds the text encoder.
     Raises `UserError` for everything that can be missing, damaged or unfit.
     """
@@ -122,10 +122,11 @@ def _load_model(
     _check_fit(source, transformer, vae, text)
     patch_height, patch_width = (vae.spatial_factor * patch for patch in transformer.config.patch_size[1:])
     steps = patch_width, patch_height
-    use_attention(transformer, attention, device, dtype)
+    used = use_attention(transformer, attention, device, dtype)
     if low_vram:
         vae = as_guest(vae, transformer, device)
     return Model(
+        attention=used,
         name=index.get("name") or Path(source).name,
         transformer=transformer,
         vae=vae,
@@ -290,27 +291,6 @@ def read_numbers(folder: Path) -> Numbers:
         schedule=read_schedule(folder / "scheduler")[0],
         size={key: index[key] for key in ("height", "width", "fps")},
     )
-
-
-def use_attention(transformer: ShotTransformer, name: str, device: torch.device, dtype: torch.dtype) -> None:
-    """Set the diffusers backend `name` and let it attend once: what is missing for it is told now, as a `UserError`,
-    and not in the middle of a shot."""
-    logger = logging.getLogger("diffusers.models.modeling_utils")
-    level = logger.level
-    try:
-        if name != "native":
-            logger.setLevel(logging.ERROR)  # it warns that backends are experimental
-            transformer.set_attention_backend(name)  # checks what it requires and fetches Hub kernels
-        transformer.use_attention(name)
-        probe = torch.zeros(1, 8, transformer.config.dim, device=device, dtype=dtype)
-        attention = transformer.blocks[0].self_attn
-        with torch.no_grad():
-            attention.attend(attention.queries(probe), *attention.keys_values(probe), None)
-    except Exception as error:  # anything between an unknown name and a kernel for other cards
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"The attention backend {name[:40]!r} does not work here: {reason[0][:200]}") from error
-    finally:
-        logger.setLevel(level)
 
 
 def save_model(
