@@ -14,7 +14,7 @@ from shotstream.models.model import Model
 from shotstream.models.shapes import Shapes
 from shotstream.models.text import TextEncoder, UMT5Text
 from shotstream.prompting import Prompting
-from shotstream.sampler import Guidance
+from shotstream.sampler import Guidance, Schedule
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,22 @@ class ModelFacts:
     width: int
     fps: int
     device: str
-    default_chunks: int
-    max_chunks: int
+    schedule: Schedule
     guidance: Guidance | None
     shapes: Shapes
     prompting: Prompting
     tokenizer: PreTrainedTokenizerBase
     text_len: int
+
+    @property
+    def max_chunks(self) -> int:
+        """The longest shot it was trained for."""
+        return self.schedule.max_chunks
+
+    @property
+    def default_chunks(self) -> int:
+        """The length of a shot when nobody asks for one."""
+        return self.schedule.default_chunks
 
     @cached_property
     def text(self) -> TextEncoder:
@@ -48,8 +57,7 @@ def facts_of(model: Model) -> ModelFacts:
         width=model.width,
         fps=model.fps,
         device=str(model.device),
-        default_chunks=model.default_chunks,
-        max_chunks=model.max_chunks,
+        schedule=model.schedule,
         guidance=model.guidance,
         shapes=model.shapes,
         prompting=model.prompting,

@@ -13,9 +13,13 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from shotstream.arguments import Parser, add_model_arguments, load_model, resolve_device, whole_number
 from shotstream.errors import UserError
+
+if TYPE_CHECKING:
+    from shotstream.ui.page import Page
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 DEFAULT_PORT = 7860
@@ -26,11 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     """Serves the page until interrupted; 2 for bad input."""
     parser = Parser(prog="app.py", description="Direct a film while it plays.")
     add_model_arguments(parser)
-    parser.add_argument(
-        "--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), help="(default: 127.0.0.1)"
-    )
-    port = os.environ.get("GRADIO_SERVER_PORT", str(DEFAULT_PORT))
-    parser.add_argument("--port", type=whole_number(1, 65535), default=port, help=f"(default: {DEFAULT_PORT})")
+    add_address_arguments(parser)
     args = parser.parse_args(argv)
     try:
         serve(args)
@@ -42,6 +42,15 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def add_address_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds --host and --port."""
+    parser.add_argument(
+        "--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), help="(default: 127.0.0.1)"
+    )
+    port = os.environ.get("GRADIO_SERVER_PORT", str(DEFAULT_PORT))
+    parser.add_argument("--port", type=whole_number(1, 65535), default=port, help=f"(default: {DEFAULT_PORT})")
+
+
 def serve(args: argparse.Namespace) -> None:
     """Raises `UserError` for what can be known to be wrong before the page opens."""
     check_address(args.host, args.port)
@@ -51,7 +60,6 @@ def serve(args: argparse.Namespace) -> None:
     from shotstream.models.hub import is_hub_id
     from shotstream.models.weights import SHIPPED
     from shotstream.ui.page import Page
-    from shotstream.ui.theme import CSS, FAVICON, SCRIPT, theme
 
     backend = InProcessBackend(lambda: load_model(args))
     backend.start()
@@ -62,20 +70,11 @@ def serve(args: argparse.Namespace) -> None:
     page.blocks.launch(
         server_name=args.host,
         server_port=args.port,
-        theme=theme(),
-        css_paths=[CSS],
-        head=f"<script>{SCRIPT.read_text()}</script>",
-        favicon_path=FAVICON,
-        footer_links=[],
-        run_history=False,
-        ssr_mode=False,
         share=False,
         inbrowser=False,
-        show_error=True,
         quiet=True,
         prevent_thread_lock=True,
-        app_kwargs={"routes": page.routes},
-        mcp_server=True,  # what is public of the page is a tool for assistants too
+        **options(page),
         _frontend=False,  # skips a self-check that gives a busy machine three seconds and then refuses to start
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: films in progress are deleted
@@ -86,6 +85,24 @@ def serve(args: argparse.Namespace) -> None:
         page.blocks.block_thread()
     finally:
         page.sessions.close_all()
+
+
+def options(page: Page) -> dict[str, Any]:
+    """How the page is served, whoever serves it."""
+    from shotstream.ui.theme import CSS, FAVICON, SCRIPT, theme
+
+    return {
+        "theme": theme(),
+        "css_paths": [CSS],
+        "head": f"<script>{SCRIPT.read_text()}</script>",
+        "favicon_path": FAVICON,
+        "footer_links": [],
+        "run_history": False,
+        "ssr_mode": False,
+        "show_error": True,
+        "app_kwargs": {"routes": page.routes},
+        "mcp_server": True,  # what is public of the page is a tool for assistants too
+    }
 
 
 def about(folder: Path) -> str:
