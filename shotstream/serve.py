@@ -1,7 +1,7 @@
 """`serve`: the page and its replicas as one application of Ray Serve, on this machine or on a cluster.
 
-Owns what is deployed and at which address: one ingress with the page, which needs no GPU, and the replicas that make its
-shots. There is exactly one ingress, since sessions live in its process. How shots get from one to the other is
+Owns what is deployed and at which address: one ingress with the page, which needs no GPU, and the replicas that make
+its shots. There is exactly one ingress, since sessions live in its process. How shots get from one to the other is
 `backends.ray_serve`'s.
 """
 

@@ -63,11 +63,9 @@ def _init(num_replicas: int) -> None:
             return
         except (ConnectionError, OSError, ValueError, RuntimeError) as error:
             if address != "auto":
-                raise UserError(
-                    f"No Ray cluster answers at {address[:80]!r}: start it or unset RAY_ADDRESS."
-                ) from error
+                raise UserError(f"No Ray cluster answers at {address[:80]!r}: start it.") from error
     os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15, replicas on CPUs get what the page leaves over
-    num_cpus = max(os.cpu_count() or 1, num_replicas + 1)  # they are counted, not used: one a replica, one for the page
+    num_cpus = max(os.cpu_count() or 1, num_replicas + 1)  # counted, not used: one a replica, one for the page
     ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **quiet)
 
 
@@ -91,6 +89,7 @@ def replicas(load_options: Namespace, num_replicas: int) -> Application:
         max_queued_requests=num_replicas,  # so that none is idle while shots wait for their turn to be handed over
         ray_actor_options={"num_cpus": 1, "num_gpus": int(_gpus(load_options) > 0)},
         request_router_config=RequestRouterConfig(max_backoff_s=NOTICED),
+        max_constructor_retry_count=2,  # a missing model is missing the second time too
         graceful_shutdown_wait_loop_s=0.2,
         graceful_shutdown_timeout_s=5,
     ).bind(load_options)
@@ -119,12 +118,14 @@ def _run(application: Application, route: str | None) -> DeploymentHandle:
     try:
         return serve.run(application, name=APP, route_prefix=route)
     except RuntimeError as error:
-        raise UserError(told_by_replicas(str(error))) from error
+        status = serve.status().applications.get(APP)
+        messages = [deployment.message for deployment in status.deployments.values()] if status else []
+        raise UserError(told_by_replicas("\n".join(messages))) from error
 
 
 def told_by_replicas(message: str) -> str:
     """One sentence out of what Ray Serve says when replicas do not start: the replica's own, if it had one."""
-    told = re.findall(r"UserError[^:\n]*: (.+)", message)
+    told = re.findall(r"^shotstream\.errors\.UserError: (.+)$", message, re.MULTILINE)
     return told[-1].strip() if told else "The replicas cannot be started: the log of Ray Serve says more."
 
 
