@@ -13,9 +13,13 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from shotstream.arguments import Parser, add_model_arguments, load_model, resolve_device, whole_number
 from shotstream.errors import UserError
+
+if TYPE_CHECKING:
+    from shotstream.ui.page import Page
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 DEFAULT_PORT = 7860
@@ -26,11 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     """Serves the page until interrupted; 2 for bad input."""
     parser = Parser(prog="app.py", description="Direct a film while it plays.")
     add_model_arguments(parser)
-    parser.add_argument(
-        "--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), help="(default: 127.0.0.1)"
-    )
-    port = os.environ.get("GRADIO_SERVER_PORT", str(DEFAULT_PORT))
-    parser.add_argument("--port", type=whole_number(1, 65535), default=port, help=f"(default: {DEFAULT_PORT})")
+    add_address_arguments(parser)
     args = parser.parse_args(argv)
     try:
         serve(args)
@@ -42,12 +42,19 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def add_address_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds --host and --port."""
+    parser.add_argument(
+        "--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), help="(default: 127.0.0.1)"
+    )
+    port = os.environ.get("GRADIO_SERVER_PORT", str(DEFAULT_PORT))
+    parser.add_argument("--port", type=whole_number(1, 65535), default=port, help=f"(default: {DEFAULT_PORT})")
+
+
 def serve(args: argparse.Namespace) -> None:
     """Raises `UserError` for what can be known to be wrong before the page opens."""
     check_address(args.host, args.port)
     device = resolve_device(args.device)
-
-    from starlette.middleware import Middleware
 
     from shotstream.backends.in_process import InProcessBackend
     from shotstream.backends.safety import GuardedBackend, read_rules
@@ -55,8 +62,6 @@ def serve(args: argparse.Namespace) -> None:
     from shotstream.models.hub import is_hub_id
     from shotstream.models.weights import default_source
     from shotstream.ui.page import Page
-    from shotstream.ui.player import Transport
-    from shotstream.ui.theme import CSS, FAVICON, SCRIPTS, theme
 
     progress = FetchProgress()
     backend = InProcessBackend(lambda: load_model(args, progress))
@@ -66,24 +71,14 @@ def serve(args: argparse.Namespace) -> None:
     page = Page(GuardedBackend(backend, rules) if rules.any else backend, about(Path(source)), progress)
     if not is_hub_id(str(source)):
         backend.wait()
-    transport = Middleware(Transport, blocks=page.blocks, late=page.sessions.late)
     page.blocks.launch(
         server_name=args.host,
         server_port=args.port,
-        theme=theme(),
-        css_paths=[CSS],
-        head="".join(f"<script>{script.read_text()}</script>" for script in SCRIPTS),
-        favicon_path=FAVICON,
-        footer_links=[],
-        run_history=False,
-        ssr_mode=False,
         share=False,
         inbrowser=False,
-        show_error=True,
         quiet=True,
         prevent_thread_lock=True,
-        app_kwargs={"routes": page.routes, "middleware": [transport]},
-        mcp_server=True,  # what is public of the page is a tool for assistants too
+        **options(page),
         _frontend=False,  # skips a self-check that gives a busy machine three seconds and then refuses to start
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: films in progress are deleted
@@ -94,6 +89,30 @@ def serve(args: argparse.Namespace) -> None:
         page.blocks.block_thread()
     finally:
         page.sessions.close_all()
+
+
+def options(page: Page) -> dict[str, Any]:
+    """How the page is served, whoever serves it."""
+    from starlette.middleware import Middleware
+
+    from shotstream.ui.player import Transport
+    from shotstream.ui.theme import CSS, FAVICON, SCRIPTS, theme
+
+    return {
+        "theme": theme(),
+        "css_paths": [CSS],
+        "head": "".join(f"<script>{script.read_text()}</script>" for script in SCRIPTS),
+        "favicon_path": FAVICON,
+        "footer_links": [],
+        "run_history": False,
+        "ssr_mode": False,
+        "show_error": True,
+        "app_kwargs": {
+            "routes": page.routes,
+            "middleware": [Middleware(Transport, blocks=page.blocks, late=page.sessions.late)],
+        },
+        "mcp_server": True,  # what is public of the page is a tool for assistants too
+    }
 
 
 def about(folder: Path) -> str:
