@@ -83,12 +83,13 @@ def test_nothing_moves_while_shots_arrive(open_tab, width: int):
     tab = open_tab(width=width, height=1400)
     tab.direct("A red ball jumps in the meadow.")
     tab.wait_until("document.querySelector('#film video')?.currentTime > 0.1")
+    tab.direct("Close-up: it looks very happy and jumps up and down on the grass in the meadow by day.")
+    tab.direct("Night falls.")
+    tab.wait_until("document.querySelectorAll('.strip .caption').length === 3")  # and the box is one line high again
     tab.page.evaluate(SHIFTS)
     boxes = "['#film video', '#slate', '#reel', '#next-shot textarea', '#shoot', '#drawers'].map((s) => "
     boxes += "(({x, y, width, height}) => [x, y, width, height])(document.querySelector(s).getBoundingClientRect()))"
     before = tab.page.evaluate(boxes)
-    tab.direct("Close-up: it looks very happy and jumps up and down on the grass in the meadow by day.")
-    tab.direct("Night falls.")
     made(tab, 3)
     assert tab.page.evaluate(boxes) == before
     shifted = [shift for shift in tab.page.evaluate("window.shifts") if shift[0] > 0.01]
