@@ -97,7 +97,7 @@ def empty_model(folder: str | None, dtype: torch.dtype, low_vram: bool = False) 
     from shotstream.models.published import PUBLISHED, PUBLISHED_SIZE, UMT5_XXL, WAN
     from shotstream.models.text import UMT5Text
     from shotstream.models.transformer import ShotTransformer
-    from shotstream.models.vae import LodgedState, WanVAE, slice_decoding
+    from shotstream.models.vae import LodgedState, WanVAE
     from shotstream.models.weights import read_numbers
     from shotstream.sampler import Schedule
 
@@ -115,7 +115,6 @@ def empty_model(folder: str | None, dtype: torch.dtype, low_vram: bool = False) 
         large = count_parameters(encoder) >= LARGE_ENCODER
         _cast(encoder, torch.bfloat16 if large and dtype == torch.float32 else dtype)
     if low_vram and isinstance(vae, WanVAE):
-        slice_decoding(vae.module.decoder)
         vae.lodge = lambda state: LodgedState(state, _forget, _imagine)
     schedule = numbers.schedule if numbers else Schedule()
     size = numbers.size if numbers else PUBLISHED_SIZE

@@ -20,7 +20,7 @@ from shotstream.models.random_model import save_random_model
 from shotstream.models.weights import load_model
 from shotstream.sampler import Schedule
 
-HEIGHT, WIDTH = 96, 160
+HEIGHT, WIDTH = 64, 96
 GIB = 2**30
 
 

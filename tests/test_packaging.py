@@ -52,8 +52,8 @@ def test_front_matter_is_complete(front_matter):
 
 
 def test_what_is_preloaded_is_what_is_loaded(front_matter):
-    """Repositories, exact files and revisions are those that the program asks for; only a pinned revision can be
-    named there."""
+    """Repositories, exact files and revisions are those that the program asks the Hub for; only a commit can be named
+    there."""
     files = preloaded_files()
     assert front_matter["models"] == [part.repo for part in files]
     expected = [

@@ -67,9 +67,8 @@ def _blocked_words(path: str | None) -> list[str]:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"Cannot read the blocked words in {path[:200]}: {getattr(error, 'strerror', error)}."
-        ) from error
+        reason = getattr(error, "strerror", None) or "this is not UTF-8 text"
+        raise UserError(f"Cannot read the blocked words in {path[:200]}: {reason}.") from error
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 

@@ -6,13 +6,13 @@ and comes out, so that any number of shots may be decoded turn by turn. Knows no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from diffusers import AutoencoderKLWan
-from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, WanResample, WanRMS_norm
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 
 
 class VAE(Protocol):
@@ -101,48 +101,6 @@ class WanVAE:
 
     def save_pretrained(self, folder: str | Path) -> None:
         self.module.save_pretrained(folder)
-
-
-def slice_decoding(decoder: torch.nn.Module) -> None:
-    """Lets the decoder's widest operations work frame by frame, for less memory: upsampling and normalising, which see
-    a frame alone, and causal convolutions, which see it and those before. Nothing else changes, least of all the state.
-    """
-
-    def joined(parts: Iterable[torch.Tensor], count: int, dim: int) -> torch.Tensor:
-        out: torch.Tensor | None = None
-        for place, part in enumerate(parts):
-            if out is None:
-                out = part.new_empty((*part.shape[:dim], count, *part.shape[dim + 1 :]))
-            out.narrow(dim, place, 1).copy_(part)
-        return out
-
-    def frame_by_frame(forward: Callable[[torch.Tensor], torch.Tensor], dim: int) -> Callable:
-        return lambda x: joined((forward(part) for part in x.split(1, dim)), x.shape[dim], dim)
-
-    def convolve(module: WanCausalConv3d) -> Callable:
-        forward, reach = module.forward, module.kernel_size[0] - 1
-
-        def sliced(x: torch.Tensor, cache_x: torch.Tensor | None = None) -> torch.Tensor:
-            if not reach or x.shape[2] == 1 or module.stride[0] != 1:
-                return forward(x, cache_x)
-
-            def frame(place: int) -> torch.Tensor:
-                before = x[:, :, max(0, place - reach) : place]
-                if cache_x is not None and before.shape[2] < reach:
-                    before = torch.cat([cache_x[:, :, before.shape[2] - reach :].to(x.device), before], dim=2)
-                return forward(x[:, :, place : place + 1], before if before.shape[2] else None)
-
-            return joined(map(frame, range(x.shape[2])), x.shape[2], 2)
-
-        return sliced
-
-    for module in decoder.modules():
-        if isinstance(module, WanResample):
-            module.resample.forward = frame_by_frame(module.resample.forward, 0)
-        elif isinstance(module, WanRMS_norm) and module.gamma.ndim == 4:
-            module.forward = frame_by_frame(module.forward, 2)
-        elif isinstance(module, WanCausalConv3d):
-            module.forward = convolve(module)
 
 
 def _count_convolutions(module: torch.nn.Module) -> int:

@@ -47,7 +47,7 @@ from shotstream.models.scheduling import SCHEDULER_NAME, read_schedule, schedule
 from shotstream.models.shapes import Shapes, checked_shapes
 from shotstream.models.text import UMT5Text
 from shotstream.models.transformer import ShotTransformer
-from shotstream.models.vae import VAE, WanVAE, slice_decoding
+from shotstream.models.vae import VAE, WanVAE
 from shotstream.prompting import PROMPTING_NAME, Prompting, read_prompting
 from shotstream.sampler import Guidance, Schedule
 
@@ -87,9 +87,8 @@ def default_source(device: torch.device) -> str | Path:
 
 
 def as_guest(vae: VAE, transformer: ShotTransformer, device: torch.device) -> VAE:
-    """A VAE that shares a small card with the transformer and decodes frame by frame."""
+    """A VAE that shares a small card with the transformer, and whose decoding state waits elsewhere."""
     if isinstance(vae, WanVAE):
-        slice_decoding(vae.module.decoder)
         lodge_state(vae, device)
     return GuestVAE(vae, getattr(vae, "module", vae), transformer, device)
 
