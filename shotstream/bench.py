@@ -68,6 +68,7 @@ class Report:
     warm_up_seconds: float
     first_pixels_seconds: float  # median; a shot's request -> its first frames
     first_segment_seconds: float  # median; the same, encoded
+    first_picture: dict[str, float]  # where the time to it goes, seconds by part, see `evaluation.budget`
     fps: float
     fps_without_vae: float
     stages: dict[str, Stage]
@@ -93,6 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--baseline", action="store_true", help="beside the procedure written out the straightforward way"
     )
+    parser.add_argument("--ladder", action="store_true", help="by every rung of the ladder of faster ways, see --fast")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
@@ -101,10 +103,12 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("Give one of --model, --config and --size, not both.")
     if args.baseline and getattr(args, "quality", "student") != "student":
         raise UserError("--baseline is for models that stream: leave out --quality.")
+    if args.ladder and (args.fast or args.baseline):
+        raise UserError("--ladder climbs every rung by itself: leave out --fast and --baseline.")
     started = time.perf_counter()
     model = _load_random_model(args) if args.config or args.size else load_model(args)
     load_seconds = time.perf_counter() - started
-    if args.baseline:
+    if args.baseline or args.ladder:
         return _compare(args, model)
     report = measure(model, args.shots, args.chunks, args.height, args.width, load_seconds)
     print(json.dumps(asdict(report), indent=2) if args.json else table(report))
@@ -121,6 +125,10 @@ def _compare(args: argparse.Namespace, model: Model) -> int:
     plan_shot(ShotRequest(WORLD, num_chunks=chunks, height=height, width=width), model)
     if chunks > model.max_chunks:
         raise UserError(f"The published procedure has no shots longer than {model.max_chunks} chunks.")
+    if args.ladder:
+        steps = comparison.climb(model, args.shots, chunks, height, width)
+        print(json.dumps([asdict(step) for step in steps], indent=2) if args.json else comparison.ladder_table(steps))
+        return 0
     found = comparison.compare(model, args.shots, chunks, height, width)
     if args.json:
         print(json.dumps(asdict(found), indent=2))
@@ -140,6 +148,7 @@ def measure(
 ) -> Report:
     """Shoots two short shots as a warm-up (first allocations, every stage once), then `shots` of `chunks` chunks."""
     from shotstream.engine import Engine
+    from shotstream.evaluation.budget import first_picture
     from shotstream.events import ShotRequest
     from shotstream.memory import Memory
 
@@ -158,7 +167,8 @@ def measure(
         takes.append(shoot(engine, ShotRequest(caption, memory, seed, chunks, None, height, width)))
         memory = takes[-1].memory
     matmul = max(matmul, matmul_rate(model.device, model.dtype))  # before and after: clocks and neighbours change
-    return _summary(model, takes, matmul, load_seconds, warm_up_seconds)
+    budget = first_picture(engine, memory, height, width) if model.guidance is None else {}
+    return _summary(model, takes, matmul, load_seconds, warm_up_seconds, budget)
 
 
 @dataclass
@@ -175,6 +185,7 @@ class Take:
     first_segment: float
     memory: Memory
     latents: list[torch.Tensor]
+    first_data: bytes  # the first chunk's segment
 
 
 def shoot(engine: Engine, request: ShotRequest, clock: Callable[[], float] = time.perf_counter) -> Take:
@@ -183,14 +194,15 @@ def shoot(engine: Engine, request: ShotRequest, clock: Callable[[], float] = tim
     from shotstream.media import SegmentEncoder, enlargement
 
     encoder, first_pixels, first_segment, h264, frames = None, 0.0, 0.0, 0.0, 0
-    latents = []
+    latents, first_data = [], b""
     started = clock()
     for event in engine.shoot(request):
         now = clock()
         if isinstance(event, Chunk):
             height, width = event.frames.shape[1:3]
             encoder = encoder or SegmentEncoder(width, height, engine.model.fps, enlargement(width, height))
-            encoder.encode(event.frames)
+            data = encoder.encode(event.frames).data
+            first_data = first_data or data
             h264 += clock() - now
             frames += len(event.frames)
             latents.append(event.latents)
@@ -210,6 +222,7 @@ def shoot(engine: Engine, request: ShotRequest, clock: Callable[[], float] = tim
         first_segment=first_segment,
         memory=done.memory,
         latents=latents,
+        first_data=first_data,
     )
 
 
@@ -251,6 +264,10 @@ def table(report: Report) -> str:
     for name, stage in report.stages.items():
         label = STAGES[name][0]
         lines.append(f"{label:<28}{stage.milliseconds:10.2f} ms  {stage.share:6.1%}  per {stage.unit}")
+    if report.first_picture:
+        from shotstream.evaluation import budget
+
+        lines += ["", *budget.lines(report.first_picture)]
     lines += [
         "",
         f"{'denoiser':<28}{report.denoise_call_flops / 1e9:10.2f} GFLOP a call (mean over a shot's chunks)",
@@ -298,7 +315,14 @@ def _check_room(config: dict, path: Path) -> None:
         )
 
 
-def _summary(model: Model, takes: list[Take], matmul: float, load_seconds: float, warm_up_seconds: float) -> Report:
+def _summary(
+    model: Model,
+    takes: list[Take],
+    matmul: float,
+    load_seconds: float,
+    warm_up_seconds: float,
+    budget: dict[str, float],
+) -> Report:
     from shotstream.context import MAX_CONTEXT_FRAMES
 
     first, shots = takes[0], len(takes)
@@ -329,6 +353,7 @@ def _summary(model: Model, takes: list[Take], matmul: float, load_seconds: float
         warm_up_seconds=warm_up_seconds,
         first_pixels_seconds=statistics.median(take.first_pixels for take in takes),
         first_segment_seconds=statistics.median(take.first_segment for take in takes),
+        first_picture=budget,
         fps=frames / total,
         fps_without_vae=frames / (total - spent["context_encode"] - spent["decode"]),
         stages={

@@ -12,9 +12,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from shotstream.context import MAX_CONTEXT_FRAMES
 from shotstream.errors import UserError
 from shotstream.models import kernels
+from shotstream.models.cache import LayerWindow
 from shotstream.models.model import Model
+from shotstream.models.transformer import ShotTransformer
 
 NEAR_CHUNKS = 4  # that a chunk attends to: the shot's first, the two before it, itself
 
@@ -29,7 +32,7 @@ class Rung:
 
 RUNGS = (
     Rung("exact", "nothing"),
-    Rung("bf16", "the denoiser in bfloat16"),
+    Rung("bf16", "the denoiser in bfloat16, on a CPU where that is faster"),
     Rung("3 steps", "three denoising steps a chunk"),
     Rung("near", f"a chunk attends to {NEAR_CHUNKS} chunks of its shot: the first, the latest and itself"),
     Rung("2 steps", "two denoising steps a chunk"),
@@ -58,6 +61,7 @@ def quicken(model: Model, rung: int) -> tuple[Model, str]:
         model = replace(model, schedule=replace(model.schedule, near_chunks=NEAR_CHUNKS))
         told.append(f"near memory of {NEAR_CHUNKS} chunks")
     if rung >= 5:
+        model = replace(model, transformer=copy.deepcopy(model.transformer))
         told.append(_in_bytes(model))
     if rung:  # a film's note names it: it is another film
         model = replace(model, name=f"{model.name} (fast {rung})")
@@ -73,38 +77,48 @@ def fewer(steps: tuple[int, ...], count: int) -> tuple[int, ...]:
 
 
 def _in_half(model: Model) -> tuple[Model, str]:
+    """In bfloat16; on a CPU only if a block is faster so at the model's size, here and now, and with the faster of
+    torch's own attention and matrix products."""
     if model.dtype != torch.float32:
         return model, f"{str(model.dtype).removeprefix('torch.')} as it is"
-    transformer = copy.deepcopy(model.transformer).to(torch.bfloat16)
-    backend, line = _faster_attention(transformer, model)
-    transformer.use_attention(backend)
-    return replace(model, transformer=transformer, dtype=torch.bfloat16), line
-
-
-def _faster_attention(transformer: torch.nn.Module, model: Model) -> tuple[str, str]:
-    """On a CPU, torch's own kernel for bfloat16 or matrix products, whichever is faster here at the model's size."""
+    # not by `ModelMixin.to`, which warns
+    transformer = torch.nn.Module.to(copy.deepcopy(model.transformer), torch.bfloat16)
+    half = replace(model, transformer=transformer, dtype=torch.bfloat16)
     if model.device.type != "cpu":
-        return transformer.blocks[0].self_attn.backend, "bfloat16"
+        return half, "bfloat16"
+    own = _block_seconds(transformer, model)
+    transformer.use_attention(kernels.PRODUCTS)
+    products = _block_seconds(transformer, model)
+    if own <= products:
+        transformer.use_attention(kernels.NATIVE)
+    if min(own, products) >= _block_seconds(model.transformer, model):
+        return model, "float32, as bfloat16 is slower here"
+    return half, "bfloat16" if own <= products else "bfloat16 with attention by matrix products"
+
+
+def _block_seconds(transformer: ShotTransformer, model: Model, repeats: int = 5) -> float:
+    """Of processor time, for a block's call on the second chunk of a shot: the least of a few."""
+    config, dtype = transformer.config, transformer.head.modulation.dtype
     size = (model.height // model.vae.spatial_factor, model.width // model.vae.spatial_factor)
     rows, columns = transformer.patch_grid(*size)
-    heads = (transformer.config.num_heads, transformer.head_dim)
-    tokens = model.schedule.chunk_frames * rows * columns
-    q, k = (torch.randn(1, count, *heads, dtype=torch.bfloat16) for count in (tokens, 5 * tokens))
-    seconds = {}
+    frames = model.schedule.chunk_frames
+    heads = (config.num_heads, transformer.head_dim)
+    x = torch.randn(1, frames, rows * columns, config.dim).to(dtype)
+    time_parts = torch.zeros(1, 1, 6, config.dim, dtype=dtype)
+    text = torch.randn(1, config.text_len, *heads).to(dtype)
+    read = torch.zeros(1, (MAX_CONTEXT_FRAMES + 2 * frames) * rows * columns, *heads, dtype=dtype)
+    phases = transformer.phases(torch.arange(frames), torch.ones(frames), size, model.device)
+    window, taken = LayerWindow(read, read.clone()), []
     with torch.no_grad():
-        for backend in (kernels.NATIVE, kernels.PRODUCTS):
-            taken = []
-            for _ in range(5):
-                started = time.process_time()
-                kernels.attend(q, k, k, backend=backend)
-                taken.append(time.process_time() - started)
-            seconds[backend] = min(taken)
-    best = min(seconds, key=seconds.get)
-    return best, f"bfloat16 with {'torch own' if best == kernels.NATIVE else 'matrix-product'} attention"
+        for _ in range(repeats):
+            started = time.process_time()
+            transformer.blocks[0](x, time_parts, (text, text), phases, None, window)
+            taken.append(time.process_time() - started)
+    return min(taken)
 
 
 def _in_bytes(model: Model) -> str:
-    """Weights of the blocks in 8 bits, in place: of a copy, as `_in_half` made one, where the model was float32."""
+    """Weights of the blocks in 8 bits, in place."""
     try:
         from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, Int8WeightOnlyConfig, quantize_
     except Exception as error:  # not installed, or not for this torch

@@ -9,6 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from shotstream import bench
+from shotstream.evaluation import budget
 from shotstream.models import kernels
 from shotstream.models.cache import ShotCache
 from shotstream.models.rope import rope_phases
@@ -60,7 +61,9 @@ def test_figures_agree_with_each_other(random_model):
     assert 0 < report.fps < report.fps_without_vae
     assert list(report.stages) == list(bench.STAGES)
     assert all(stage.milliseconds > 0 for stage in report.stages.values())
-    assert 0.5 < sum(stage.share for stage in report.stages.values()) <= 1  # the rest is Python between the stages
+    assert 0.5 < sum(stage.share for stage in report.stages.values()) < 2.1  # Python is besides; some stages overlap
+    assert list(report.first_picture) == list(budget.PARTS) and all(s >= 0 for s in report.first_picture.values())
+    assert report.first_picture["denoise"] > 0 and report.first_picture["transport"] > 0
     total = report.frames / report.fps * 1000
     times = {"shot": 2, "chunk": 4, "chunk but the last": 2}
     for stage in report.stages.values():
@@ -104,3 +107,48 @@ def test_bad_input_is_told_in_one_sentence(tmp_path, capsys, content, options, w
     assert main(["bench", "--config", str(config), "--device", "cpu", *options]) == 2
     message = capsys.readouterr().err
     assert words in message and message.count("\n") == 1
+
+
+def test_beside_the_plain_procedure(random_model_folder, capsys):
+    from shotstream.__main__ import main
+
+    options = ["--model", str(random_model_folder), "--shots", "1", "--chunks", "2", "--device", "cpu"]
+    assert main(["bench", "--baseline", "--json", *options]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["apart"] < 1e-4 and found["frames"] == 21
+    for side in ("ours", "baseline"):
+        assert list(found[side]["stages"]) == list(bench.STAGES) and all(s > 0 for s in found[side]["stages"].values())
+        assert 0 < found[side]["first_pixels"] < sum(found[side]["stages"].values()) * 1.5
+    assert found["ours"]["first_pixels"] < found["baseline"]["first_pixels"]
+    assert main(["bench", "--baseline", *options]) == 0
+    assert "share of own roofline" in capsys.readouterr().out
+    assert main(["bench", "--ladder", *options]) == 0
+    out = capsys.readouterr().out
+    assert "0 exact" in out and "4 2 steps" in out
+    assert main(["bench", "--ladder", "--baseline", *options]) == 2
+
+
+@pytest.mark.slow
+def test_a_shot_costs_the_same_late_in_a_film_and_memory_stays_flat():
+    """Shots 2 to 30 of the shipped model, in processor time; and what the process holds."""
+    import resource
+    import statistics
+    import time
+
+    from shotstream.engine import Engine
+    from shotstream.events import ShotRequest
+    from shotstream.memory import Memory
+    from shotstream.models.weights import load_model
+    from shotstream.story import compose_caption
+
+    engine, memory = Engine(load_model(), overlap=False), Memory()
+    seconds, held = [], []
+    for number in range(30):
+        caption = compose_caption(bench.WORLD, number, "It jumps.")
+        take = bench.shoot(engine, ShotRequest(caption, memory, number, 2), time.process_time)
+        memory = take.memory
+        seconds.append(take.total)
+        held.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    early, late = statistics.median(seconds[6:16]), statistics.median(seconds[20:30])
+    assert late < 1.15 * early, seconds  # the first six look back at fewer captions
+    assert held[-1] - held[6] < 30, held  # MiB; a shot's memory is some KiB

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from shotstream import fast
 from shotstream.engine import Engine
 from shotstream.errors import UserError
 from shotstream.events import Chunk, ShotRequest
@@ -43,9 +44,17 @@ def test_every_rung_makes_films_and_leaves_the_model_alone(model, rung):
         assert torch.equal(tensor, before[name])
 
 
-def test_bfloat16_is_near_the_exact_film(model):
-    apart = (latents(quicken(model, 1)[0], 1) - latents(model, 1)).abs()
+def test_bfloat16_is_near_the_exact_film_where_it_is_used(model, monkeypatch):
+    seconds = {torch.float32: 3.0, torch.bfloat16: 2.0}  # what is faster is the machine's business
+    monkeypatch.setattr(fast, "_block_seconds", lambda transformer, _: seconds[transformer.head.modulation.dtype])
+    half, line = quicken(model, 1)
+    assert half.dtype == torch.bfloat16 and line == "bfloat16"
+    apart = (latents(half, 1) - latents(model, 1)).abs()
     assert 0 < apart.mean() < 0.05
+    seconds[torch.bfloat16] = 4.0
+    same, line = quicken(model, 1)
+    assert same.dtype == torch.float32 and "slower here" in line
+    assert torch.equal(latents(same, 1), latents(model, 1))
 
 
 def test_near_memory_is_exact_until_something_is_far(model):

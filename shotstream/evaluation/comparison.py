@@ -7,6 +7,7 @@ medians over rounds: what else the machine does meanwhile falls on both alike. K
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +17,11 @@ import torch
 from shotstream.bench import STAGES, WORLD, shoot
 from shotstream.context import MAX_CONTEXT_FRAMES
 from shotstream.engine import Engine
+from shotstream.errors import UserError
 from shotstream.evaluation.baseline import Baseline
 from shotstream.evaluation.rates import Flops, Rates, call_flops, measure_rates
 from shotstream.events import ShotRequest
+from shotstream.fast import RUNGS, quicken
 from shotstream.media import SegmentEncoder, enlargement
 from shotstream.memory import Memory
 from shotstream.models.model import Model
@@ -91,6 +94,59 @@ def compare(model: Model, rounds: int, chunks: int, height: int, width: int) -> 
         flops=_shot_flops(model, chunks, height, width),
         apart=apart,
     )
+
+
+@dataclass(frozen=True)
+class Step:
+    """A rung of the ladder: what it is, and median seconds of a shot, of its denoising (cache passes included) and of
+    all its stages; on a CPU of processor time."""
+
+    name: str
+    what: str
+    denoiser: float
+    all_stages: float
+
+
+def climb(model: Model, rounds: int, chunks: int, height: int, width: int) -> list[Step]:
+    """The same film by every rung of the ladder that this machine can climb, shot by shot in turn."""
+    clock = time.process_time if model.device.type == "cpu" else time.perf_counter
+    engines, lines = [], []
+    for rung in range(len(RUNGS)):
+        try:
+            quick, line = quicken(model, rung)
+        except UserError as error:
+            print(f"Note: {RUNGS[rung].name}: {error}", file=sys.stderr)
+            continue
+        engines.append(Engine(quick, overlap=False, clock=clock))
+        lines.append((f"{rung} {RUNGS[rung].name}", line))
+    memories, taken = [Memory()] * len(engines), [[] for _ in engines]
+    for number in range(rounds + 1):
+        caption = compose_caption(WORLD, number, "It jumps.")
+        for place, engine in enumerate(engines):
+            forget_captions(model)
+            shot = shoot(engine, ShotRequest(caption, memories[place], number, chunks, None, height, width), clock)
+            memories[place] = shot.memory
+            if number:
+                taken[place].append(shot.stages)
+    return [
+        Step(
+            name,
+            line,
+            statistics.median(stages["denoise"] + stages.get("cache_pass", 0.0) for stages in shots),
+            statistics.median(sum(stages.values()) for stages in shots),
+        )
+        for (name, line), shots in zip(lines, taken, strict=True)
+    ]
+
+
+def ladder_table(steps: Sequence[Step]) -> str:
+    first = steps[0]
+    lines = [f"{'seconds a shot':<16}{'denoiser':>10}{'':>9}{'all':>10}{'':>9}"]
+    for step in steps:
+        denoiser = f"{step.denoiser:10.3f}{first.denoiser / step.denoiser:8.2f}x"
+        whole = f"{step.all_stages:10.3f}{first.all_stages / step.all_stages:8.2f}x"
+        lines.append(f"{step.name:<16}{denoiser}{whole}  {step.what}")
+    return "\n".join(lines)
 
 
 def forget_captions(model: Model) -> None:
