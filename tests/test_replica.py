@@ -1,0 +1,110 @@
+"""What many processes make shots with, in one process: the line before them, a replica, what is known of its model."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from shotstream.backends.line import Line
+from shotstream.backends.replica import Refusal, Replica
+from shotstream.engine import Engine
+from shotstream.events import Chunk, Progress, ShotDone, ShotRequest
+from shotstream.models.facts import facts_of
+from shotstream.models.model import Model
+from shotstream.prompting import advice_on
+
+REQUEST = ShotRequest("A red ball jumps.", seed=3, num_chunks=2)
+
+
+@pytest.fixture(scope="module")
+def replica(random_model_folder: Path) -> Replica:
+    return Replica(Namespace(model=str(random_model_folder), device="cpu", dtype=None, attention="native"))
+
+
+def test_places_ask_in_order_and_what_is_urgent_before_all_that_have_not_asked():
+    line = Line()
+    first, second, third = line.join(), line.join(), line.join()
+    assert [place.is_next() for place in (first, second, third)] == [True, False, False]
+    first.handed_over()
+    assert [place.is_next() for place in (first, second, third)] == [False, True, False]
+    urgent = line.join(urgent=True)
+    assert urgent.is_next() and [place.number for place in (first, urgent, second, third)] == [1, 2, 3, 4]
+    urgent.handed_over()
+    urgent.turned_away()
+    assert urgent.is_next() and not second.is_next()
+    first.served()
+    assert first.number == 0 and urgent.number == 1
+    with second:
+        pass  # gives up
+    assert [place.number for place in (urgent, third)] == [1, 2] and len(line) == 2
+
+
+def test_the_wait_is_that_of_all_servers_together():
+    line = Line()
+    places = [line.join() for _ in range(4)]
+    assert places[3].seconds is None  # nobody can know
+    line.servers = 2
+    line.took(3.0)
+    assert [place.seconds for place in places] == [2, 3, 5, 6]
+
+
+def test_a_replica_makes_the_shots_of_an_engine_and_sends_values(replica: Replica, random_model: Model):
+    async def shoot() -> list:
+        return [pickle.loads(pickle.dumps(event)) async for event in replica.shoot(REQUEST)]
+
+    events, expected = asyncio.run(shoot()), list(Engine(random_model).shoot(REQUEST))
+    assert [type(event) for event in events] == [type(event) for event in expected]
+    for there, here in zip(events, expected, strict=True):
+        if isinstance(here, Chunk):
+            assert np.array_equal(there.frames, here.frames) and torch.equal(there.latents, here.latents)
+    assert isinstance(events[-1], ShotDone) and not events[-1].memory.shots
+    assert torch.equal(events[-1].shot.latents, expected[-1].shot.latents)
+
+
+def test_a_cancelled_shot_ends_after_the_running_step_and_leaves_the_replica_free(replica: Replica):
+    async def cancel() -> tuple[int, list]:
+        seen = []
+
+        async def watch() -> None:
+            async for event in replica.shoot(ShotRequest("A red ball jumps.", num_chunks=80)):
+                seen.append(event)
+
+        task = asyncio.create_task(watch())
+        while not any(isinstance(event, Chunk) for event in seen):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        return len(seen), [event async for event in replica.shoot(REQUEST)]
+
+    made, later = asyncio.run(cancel())
+    assert made < 20 and isinstance(later[-1], ShotDone)
+
+
+def test_what_is_wrong_with_a_request_is_sent_as_a_sentence(replica: Replica):
+    async def ask() -> tuple[list, list]:
+        blank = [answer async for answer in replica.shoot(ShotRequest(" "))]
+        return blank, [answer async for answer in replica.cast(np.zeros((12, 12, 3), np.uint8), "A ball.")]
+
+    blank, odd = asyncio.run(ask())
+    assert blank == [Refusal("The caption is blank: describe what is to be seen.")]
+    assert isinstance(odd[0], Refusal) and "multiple of" in odd[0].sentence
+    assert not any(isinstance(answer, Progress) for answer in blank)
+
+
+def test_a_model_is_known_where_it_is_not(replica: Replica, random_model: Model):
+    facts = pickle.loads(pickle.dumps(asyncio.run(replica.facts())))
+    for name in ("name", "width", "height", "fps", "max_chunks", "default_chunks", "guidance", "shapes", "prompting"):
+        assert getattr(facts, name) == getattr(random_model, name)
+    assert facts.device == "cpu" and facts.text.count_tokens("A red ball.") == random_model.text.count_tokens(
+        "A red ball."
+    )
+    prompt = "A zyxwv ball" * 300
+    assert advice_on(prompt, facts.text) == advice_on(prompt, random_model.text) != ""
+    pickle.dumps(facts_of(random_model))
