@@ -25,18 +25,19 @@ FOLDER = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
-def scenes() -> dict[str, dict]:
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     """What was told of each."""
+    told = tmp_path_factory.mktemp("zero") / "scenes"
     program = subprocess.run(
-        [sys.executable, str(FOLDER / "zero_scenes.py"), *SCENES],
+        [sys.executable, str(FOLDER / "zero_scenes.py"), str(told), *SCENES],
         env=os.environ | {"PYTHONPATH": str(FOLDER.parent), "OMP_NUM_THREADS": "1", "GRADIO_ANALYTICS_ENABLED": "0"},
         capture_output=True,
         text=True,
         timeout=280,
     )
-    told = [json.loads(line[6:]) for line in program.stdout.splitlines() if line.startswith("scene ")]
-    assert [scene["name"] for scene in told] == SCENES, program.stdout[-2000:] + program.stderr[-4000:]
-    return {scene["name"]: scene for scene in told}
+    written = [json.loads(line) for line in told.read_text().splitlines()]
+    assert [scene["name"] for scene in written] == SCENES, program.stdout[-2000:] + program.stderr[-4000:]
+    return {scene["name"]: scene for scene in written}
 
 
 def one_sentence(text: str) -> bool:

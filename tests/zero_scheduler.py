@@ -1,7 +1,7 @@
 """A small stand-in for ZeroGPU's scheduler: it says yes at once, or what it is told to say.
 
 POST /schedule         200 and a token for the worker; 429 with {"left", "wait"} where `refuse` says so
-POST /allow /release   a worker begins (its process is noted), or ends; after `patience` seconds it is killed
+POST /allow /release   a worker begins (its process is noted), or ends
 POST /startup-report   the page was launched
 """
 
@@ -24,7 +24,6 @@ class Scheduler:
 
     calls: list[tuple[str, dict[str, str], float]] = field(default_factory=list)
     refuse: dict | None = None
-    patience: float | None = None
     delay: float = 0.0  # seconds until there is a GPU
     workers: list[int] = field(default_factory=list)
     url: str = ""
@@ -53,8 +52,6 @@ class Scheduler:
             return 200, {"idle": True, "nvidiaIndex": 0, "nvidiaUUID": "GPU-0", "allowToken": token}
         if path == "/allow":
             self.workers.append(int(parameters["pid"]))
-            if self.patience is not None:
-                threading.Timer(self.patience, self.kill).start()
         return 200, {}
 
     def kill(self) -> None:
