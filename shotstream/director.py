@@ -123,9 +123,12 @@ class Director(Shooting):
         raise UserError("This shot does not wait any more: it was begun, or removed.")
 
     def retry(self) -> None:
-        """Goes on with the queue after something went wrong."""
+        """Goes on after something went wrong: with the rest of a shot that broke off, the same as it would have been,
+        and with the queue."""
         with self._changing():
             self._held, self.message = False, None
+            if self._head and self._head.broken:
+                self._head.wanted, self._head.broken, self._head.stopped = self._head.broken, None, False
 
     # The running shot
 
@@ -134,7 +137,7 @@ class Director(Shooting):
         with self._changing():
             self._waiting[:0] = self._drop_unshown(keep_first=True)
             if self._head:
-                self._head.ended = True
+                self._head.ended, self._head.broken = True, None
 
     def steer(self, caption: str) -> None:
         """Tells the running shot, or the last one, something else from the next chunk on, and gives it time for that.
@@ -156,7 +159,7 @@ class Director(Shooting):
             time_for_it = take.prompt.num_chunks or self._usual
             take.wanted = min(LONGEST_SHOT, max(take.wanted or 0, chunk + time_for_it))
             take.steers = [*(steer for steer in take.steers if steer.chunk < chunk), Steer(chunk, words)]
-            take.memory, take.stopped, take.ended = None, False, False
+            take.memory, take.stopped, take.ended, take.broken = None, False, False, None
 
     def keep_rolling(self, on: bool) -> None:
         """Whether a shot goes on by itself for as long as nothing waits."""
@@ -355,6 +358,7 @@ class Director(Shooting):
                 seconds=dict(timing.seconds) if timing else {},
                 message=self.message,
                 held=self._held,
+                broken=bool(self._held and self._head and self._head.broken),
                 rolling=self._rolling,
                 playing=self._making is not None or self._unshown() is not None,
                 policy=self._policy,
@@ -501,7 +505,8 @@ class Director(Shooting):
             if head.unfinished:
                 return lambda: self._continue(head)
             unweighed = self._weighs and head.attention is None and head.picks is not None and head.footage
-            if head.memory is None or (unweighed and not self._waiting):
+            closing = head.memory is None and not (self._held and head.broken)  # first it is seen if it goes on
+            if closing or (head.memory and unweighed and not self._waiting):
                 return lambda: self._close(head)
         if self._waiting and not self._held and not self._too_early(self._waiting[0]):
             return self._begin

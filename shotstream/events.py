@@ -40,7 +40,8 @@ class Progress:
     """A sign of life between chunks, at least one per denoising step: a place where a shot can be cancelled.
 
     Before the engine begins, a home may say that it has to wait: for the model ("load") or for a turn ("turn"), with
-    the `place` in the line (how many are before it, 0 if that is not known) and the expected `wait` in seconds.
+    the `place` in the line (how many are before it, 0 if that is not known) and the expected `wait` in seconds. Where
+    GPU time is limited, the last of these tells how many seconds of the visitor's were `asked` for.
     """
 
     stage: str  # "load" | "turn" | "text" | "context" | "denoise"
@@ -48,6 +49,7 @@ class Progress:
     step: int
     place: int = 0
     wait: int | None = None
+    asked: int = 0
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,9 @@ __all__ = [
 
 LARGEST_PICTURE = (832, 512)  # width, height up to which small pictures are enlarged
 MPEG_TS_CLOCK = 90_000  # ticks a second
+ONE_THREAD = (
+    1  # of libswscale: a fork frees what other threads kept of it, and would wait there for its threads for ever
+)
 X264_OPTIONS = {"preset": "ultrafast", "tune": "zerolatency", "crf": "18", "threads": "1"}
 
 
@@ -116,7 +119,9 @@ def enlarge(frame: np.ndarray, scale: int) -> av.VideoFrame:
     The colour transform happens before the enlarging: cheaper, and no colour bleeds into a neighbouring square.
     """
     small = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-    small = small.reformat(format="yuv444p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
+    small = small.reformat(
+        format="yuv444p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG, threads=ONE_THREAD
+    )
     y, u, v = small.to_ndarray()
     luma = y.repeat(scale, 0).repeat(scale, 1)
     planes = np.concatenate([luma.ravel(), halve(u, scale).ravel(), halve(v, scale).ravel()])
@@ -188,7 +193,7 @@ def middle_frame(segments: list[bytes]) -> np.ndarray:
     with av.open(io.BytesIO(segments[which]), format="mpegts") as container:
         frames = container.decode(video=0)
         wanted = next(itertools.islice(frames, middle - int(ends[which]) + counts[which], None))
-        return wanted.to_ndarray(format="rgb24")
+        return wanted.reformat(format="rgb24", threads=ONE_THREAD).to_ndarray()
 
 
 def write_film(path: str | Path, shots: Iterable[FilmShot], fps: int, note: FilmNote | None = None) -> int:

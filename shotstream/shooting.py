@@ -169,7 +169,7 @@ class Shooting:
         with self._condition:
             if take is not self._head or not take.footage or take.unfinished:
                 return None
-            ticket = self._ticket
+            ticket, take.broken = self._ticket, None
             request = self._request(take)
         try:
             with closing(self._backend.shoot(request)) as events:
@@ -285,6 +285,7 @@ class Shooting:
                     return  # interrupted: nobody waits for it
                 self._end()
                 self.message = str(error) if isinstance(error, UserError) else _unexpected(error)
+                take.broken = take.wanted if take.footage else None
                 take.stopped, take.wanted = True, max(1, take.num_chunks)
                 self._failed(take)
             self._on_change()

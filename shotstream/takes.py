@@ -71,6 +71,7 @@ class Take:
     stopped: bool = False  # it is shorter than was asked for
     ended: bool = False  # it does not roll on by itself
     lost: bool = False
+    broken: int | None = None  # the length it was to have, if its making broke off and may be gone on with
     resumed: bool = False
 
     @property

@@ -87,6 +87,7 @@ class FilmView:
     seconds: dict[str, float] = field(default_factory=dict, hash=False)  # of the latest shot, by part of the work
     message: str | None = None  # one sentence about what went wrong last
     held: bool = False  # the queue waits for somebody to try again
+    broken: bool = False  # the last shot does, too
     rolling: bool = False
     playing: bool = False  # there is a shot that a cut would end
     policy: str = "recent"

@@ -30,6 +30,7 @@ from shotstream.models.weights import load_model
 from shotstream.provenance import read_note
 from shotstream.sampler import Schedule
 from shotstream.takes import path_to
+from shotstream.ui import render
 
 STORY = "A red ball called Pip."
 FIRST, LATER = 9, 12  # frames of a shot's first and later chunks
@@ -222,14 +223,30 @@ def test_a_failing_shot_is_told_and_the_film_so_far_stays(director: Director, re
     view = director.view()
     assert view.message == "The camera broke." and view.held and view.stage == ""
     assert [shot.caption for shot in view.waiting] == ["Three."]  # but it is not made before somebody says so
-    work(director)
-    assert [shot.num_frames for shot in director.memory.shots] == [FIRST + 2 * LATER, FIRST]
     show_all(director)
     frames = director.export(tmp_path / "film.mp4")
     assert frames == len(frame_times(first, recorder.fps)) + FIRST
+    director.queue_shot(STORY, "Four.")  # nobody asked for the rest of it
+    work(director)
+    assert [shot.num_frames for shot in director.memory.shots][:2] == [FIRST + 2 * LATER, FIRST]
+    assert director.view().message is None
+    assert [take.caption for take in director.view().takes][2:] == ["Three.", "Four."]
+
+
+def test_a_shot_that_broke_off_goes_on_as_it_would_have(director: Director, recorder: Recorder):
+    recorder.fail_at, recorder.error = (0,), UserError("The camera broke.")
+    director.queue_shot(STORY, "One.")
+    work(director)
+    view = director.view()
+    assert view.broken and view.takes[0].stopped and "Try again" in render.notes(view, "")
+    assert director._next_work() is None  # what there is of it is closed when it is clear that it does not go on
     director.retry()
     work(director)
-    assert director.view().message is None and [take.caption for take in director.view().takes][2:] == ["Three."]
+    (take,) = director._takes.values()
+    whole = list(recorder.backend.shoot(recorder.requests[0]))[-1].shot
+    assert recorder.requests[1].seed == recorder.requests[0].seed and recorder.requests[1].num_chunks == 3
+    torch.testing.assert_close(take.memory.shots[0].latents, whole.latents, atol=1e-4, rtol=0)
+    assert not take.stopped and director.view().message is None
 
 
 def test_a_shot_that_came_to_nothing_waits_again(director: Director, recorder: Recorder):

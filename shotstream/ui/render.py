@@ -139,7 +139,7 @@ def _line(view: FilmView) -> str:
 
 def notes(view: FilmView, notice: str) -> str:
     """What went wrong, and what else is worth a sentence."""
-    again = button("Try again", "retry") if view.held and view.waiting else ""
+    again = button("Try again", "retry") if view.held and (view.waiting or view.broken) else ""
     wrong = f'<p class="wrong" role="alert">{escape(view.message)} {again}</p>' if view.message else ""
     return wrong + (f'<p class="notice">{escape(notice)}</p>' if notice else "")
 

@@ -1,0 +1,143 @@
+"""Shots on ZeroGPU: the real fork, pickle and cancel code of `spaces`, against a stand-in for its scheduler.
+
+The scenes are one program (`zero_scenes`), run once; and what it is made of.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import gradio as gr
+import pytest
+import torch
+
+from shotstream.backends.gpu_time import BEGINNING, GpuTime, LostWorker, told
+from shotstream.backends.wire import pack, unpack
+from shotstream.errors import UserError
+from shotstream.events import ShotRequest
+
+SCENES = ["equal", "cancel", "cancel_while_waiting", "wrong_request", "quota", "time_out", "killed"]
+FOLDER = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
+    """What was told of each."""
+    told = tmp_path_factory.mktemp("zero") / "scenes"
+    program = subprocess.run(
+        [sys.executable, str(FOLDER / "zero_scenes.py"), str(told), *SCENES],
+        env=os.environ | {"PYTHONPATH": str(FOLDER.parent), "OMP_NUM_THREADS": "1", "GRADIO_ANALYTICS_ENABLED": "0"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    written = [json.loads(line) for line in told.read_text().splitlines()]
+    assert [scene["name"] for scene in written] == SCENES, program.stdout[-2000:] + program.stderr[-4000:]
+    return {scene["name"]: scene for scene in written}
+
+
+def one_sentence(text: str) -> bool:
+    return text.endswith(".") and text.count(". ") == 0 and "Traceback" not in text
+
+
+def test_a_shot_is_the_one_that_is_made_in_process(scenes: dict[str, dict]):
+    scene = scenes["equal"]
+    assert scene["frames apart"] == [0, 0, 0]
+    assert scene["latents apart"] == scene["cast apart"] == scene["attention apart"] == 0
+    assert scene["on the cpu"] and scene["reports"] == 1
+
+
+def test_a_call_asks_for_the_length_of_its_shot_in_the_name_of_the_visitor(scenes: dict[str, dict]):
+    first, second, cast = scenes["equal"]["durations"]
+    assert first > cast and second > cast == BEGINNING
+    assert scenes["equal"]["asked"] == [second]  # what the page can tell the visitor
+    assert scenes["equal"]["tokens"][0] == scenes["equal"]["tokens"][1] != scenes["equal"]["tokens"][2] is None
+
+
+def test_there_is_a_sign_of_life_a_step_and_a_shot_is_cancelled_by_the_next(scenes: dict[str, dict]):
+    assert scenes["equal"]["steps"] >= 3 * 4
+    assert scenes["cancel"]["closed"] < 0.2 and scenes["cancel"]["stopped"] < 2
+    assert scenes["cancel"]["afterwards"] == "ShotDone"
+
+
+def test_whoever_waits_for_a_gpu_can_leave_at_once_and_the_gpu_goes_back(scenes: dict[str, dict]):
+    scene = scenes["cancel_while_waiting"]
+    assert set(scene["stages"]) == {"turn"} and scene["closed"] < 0.2
+    assert 0.5 < scene["given back"] < 15  # when it came
+
+
+def test_nobodys_gpu_time_is_spent_on_what_cannot_be_made(scenes: dict[str, dict]):
+    assert "blank" in scenes["wrong_request"]["told"] and scenes["wrong_request"]["asked"] == 0
+
+
+def test_a_refusal_keeps_film_and_prompt(scenes: dict[str, dict]):
+    refused, retried = scenes["quota"]["refused"], scenes["quota"]["retried"]
+    assert "7 s of yours are left today (more in 1:00:00)" in refused["message"] and one_sentence(refused["message"])
+    assert refused["takes"] == ["It jumps."] and refused["waiting"] == ["It sleeps."] and refused["held"]
+    assert retried["takes"] == ["It jumps.", "It sleeps."] and retried["message"] is None
+    assert retried["remembered"] == 2
+
+
+def test_running_out_of_time_costs_the_rest_of_the_shot(scenes: dict[str, dict]):
+    cut, closed = scenes["time_out"]["cut off"], scenes["time_out"]["closed"]
+    assert "longer than the 1 s" in cut["message"] and one_sentence(cut["message"])
+    assert cut["takes"] == ["It jumps.", "It sleeps."] and cut["held"] and cut["chunks"][0] == 3
+    assert closed["remembered"] == 2 and closed["chunks"] == cut["chunks"]
+
+
+def test_a_lost_worker_costs_one_shot_which_goes_on_with_the_same_seed(scenes: dict[str, dict]):
+    lost, retried = scenes["killed"]["lost"], scenes["killed"]["retried"]
+    assert "GPU was lost" in lost["message"] and one_sentence(lost["message"])
+    assert lost["chunks"][0] == 3 and 0 < lost["chunks"][1] < 12 and lost["remembered"] == 1
+    assert retried["chunks"] == [3, 12] and retried["remembered"] == 2 and retried["message"] is None
+    assert len(set(scenes["killed"]["seeds"])) == 1
+    assert scenes["killed"]["apart"] < 1e-4
+
+
+def test_values_travel_whole_and_without_what_they_were_cut_from():
+    large = torch.randn(1000, 48, 4, 4)
+    for prefix in (large[3:9].to(torch.bfloat16), large[3:9], large[3:9].transpose(2, 3), torch.tensor(2.0), large[:0]):
+        sent = pack(ShotRequest("A ball.", prefix=prefix))
+        got = unpack(sent).prefix
+        assert got.dtype == prefix.dtype and got.shape == prefix.shape and got.equal(prefix)
+        assert len(sent) < 40_000
+        got += 1  # and is its receiver's own
+    assert str(unpack(pack(UserError("No.")))) == "No."
+
+
+def test_time_is_asked_for_as_shots_take_it():
+    time = GpuTime()
+    short, long = time.seconds(1), time.seconds(7)
+    assert BEGINNING < short < long and time.seconds(7, size=2) > long
+    for _ in range(20):
+        time.learn(0.3)
+    assert time.seconds(7) < long
+    before = time.seconds(7)
+    time.note(gr.Error("GPU task aborted", title="ZeroGPU worker error"), asked=10, elapsed=1.0)
+    assert time.seconds(7) == before  # it was killed for something else
+    time.note(LostWorker(), asked=10, elapsed=9.0)
+    assert time.seconds(7) > before
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (gr.Error("Space app has reached its GPU limit. Try re-running", title="ZeroGPU quota exceeded"), "log in"),
+        (gr.Error("You have exceeded your ZeroGPU runs limit. ", title="ZeroGPU quota exceeded"), "number of GPU runs"),
+        (gr.Error("No GPU was available after 60s. Try", title="ZeroGPU quota exceeded"), "within a minute"),
+        (gr.Error("No GPU was available after 60s", title="ZeroGPU queue timeout"), "within a minute"),
+        (gr.Error("No GPU was available", title="ZeroGPU client error"), "within a minute"),
+        (gr.Error("Expired ZeroGPU proxy token", title="ZeroGPU client error"), "half a minute"),
+        (gr.Error("The requested GPU duration (99s) is larger", title="ZeroGPU illegal duration"), "shorter"),
+        (gr.Error("You have too many", title="ZeroGPU pending credits exceeded"), "at once"),
+        (gr.Error("KeyError", title="ZeroGPU worker error"), "KeyError"),
+        (ConnectionError("secret address"), "ConnectionError"),
+    ],
+)
+def test_every_refusal_is_one_plain_sentence(error: Exception, words: str):
+    text = told(error, 20, 1.0)
+    assert words in text and one_sentence(text) and "kept" in text and "secret" not in text
