@@ -145,6 +145,11 @@ def load_model(args: argparse.Namespace, progress: FetchProgress | None = None) 
         low_vram=getattr(args, "low_vram", False),
         int8_text=getattr(args, "int8_text", False),
     )
+    return quickened(model, args)
+
+
+def quickened(model: Model, args: argparse.Namespace) -> Model:
+    """`model` with what `--fast` and `--compile` ask for; tells of it on standard error."""
     if getattr(args, "fast", 0):
         from shotstream.fast import quicken
 
@@ -154,7 +159,7 @@ def load_model(args: argparse.Namespace, progress: FetchProgress | None = None) 
         from shotstream.models.attention import compile_blocks
 
         print(f"Note: {compile_blocks(model.transformer)}.", file=sys.stderr)
-    if device.type != "cpu":
+    if model.device.type != "cpu":
         print(f"Note: attention {model.attention}.", file=sys.stderr)
     return model
 

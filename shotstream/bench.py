@@ -17,8 +17,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shotstream.arguments import add_model_arguments, load_model, whole_number
-from shotstream.errors import UserError
+from shotstream.arguments import (
+    add_model_arguments,
+    load_model,
+    quickened,
+    resolve_device,
+    resolve_dtype,
+    whole_number,
+)
+from shotstream.errors import UserError, telling_lack_of_memory
 from shotstream.story import compose_caption
 
 if TYPE_CHECKING:
@@ -89,7 +96,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shots", type=whole_number(1, 1000), default=3, help="measured after a warm-up (default: 3)")
     parser.add_argument("--chunks", type=whole_number(1, 1000), help="chunks a shot (default: the model's)")
     parser.add_argument(
-        "--size", choices=("middle",), help="random weights of a middle size: width 512, 8 layers, 448x256"
+        "--size",
+        choices=("middle", "published"),
+        help="random weights of a middle size (width 512, 8 layers, 448x256), or of all parts at the published size",
     )
     parser.add_argument(
         "--baseline", action="store_true", help="beside the procedure written out the straightforward way"
@@ -106,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
     if args.ladder and (args.fast or args.baseline):
         raise UserError("--ladder climbs every rung by itself: leave out --fast and --baseline.")
     started = time.perf_counter()
-    model = _load_random_model(args) if args.config or args.size else load_model(args)
+    model = _random_model(args)
     load_seconds = time.perf_counter() - started
     if args.baseline or args.ladder:
         return _compare(args, model)
@@ -281,6 +290,30 @@ MIDDLE = {"dim": 512, "ffn_dim": 2048, "num_heads": 8, "num_layers": 8, "text_di
 MIDDLE_SIZE = {"height": 256, "width": 448}
 
 
+def _random_model(args: argparse.Namespace) -> Model:
+    """The model to measure, with random weights if only its size is given."""
+    if args.size == "published":
+        return _published_size(args)
+    return _load_random_model(args) if args.config or args.size else load_model(args)
+
+
+def _published_size(args: argparse.Namespace) -> Model:
+    """Raises `UserError` where its weights, some 17 GB in 16 bits, cannot be."""
+    from shotstream.budget import empty_model
+    from shotstream.models.attention import use_attention
+    from shotstream.models.random_model import fill_randomly, networks
+
+    device = resolve_device(args.device)
+    dtype = resolve_dtype(args.dtype, device)
+    model = empty_model(None, dtype)
+    if device.type == "cpu":
+        _check_room(sum(p.nbytes for part in networks(model) for p in part.parameters()), "The published size")
+    with telling_lack_of_memory(f"on {device} for the published model"):
+        model = fill_randomly(model, device)
+    model.attention = use_attention(model.transformer, args.attention, device, dtype)
+    return quickened(model, args)
+
+
 def _load_random_model(args: argparse.Namespace) -> Model:
     from shotstream.models.checkpoint import read_json, transformer_config
     from shotstream.models.random_model import save_random_model
@@ -291,15 +324,15 @@ def _load_random_model(args: argparse.Namespace) -> Model:
     else:
         config = transformer_config(read_json(args.config), args.config)
         size = {"height": PUBLISHED_HEIGHT, "width": PUBLISHED_WIDTH}
-        _check_room(config, args.config)
+        _check_room(_config_bytes(config), args.config)
     size |= {name: value for name in ("height", "width") if (value := getattr(args, name))}
     with tempfile.TemporaryDirectory() as folder:
         args.model = save_random_model(folder, config, schedule=Schedule(), **size)
         return load_model(args)
 
 
-def _check_room(config: dict, path: Path) -> None:
-    """Raises `UserError` for weights that this machine cannot hold: some systems kill who only asks for too much."""
+def _config_bytes(config: dict) -> int:
+    """Of a transformer's weights twice: as written, and as read back."""
     import torch
 
     from shotstream.models.random_model import SMALL
@@ -307,11 +340,15 @@ def _check_room(config: dict, path: Path) -> None:
 
     with torch.device("meta"):
         transformer = ShotTransformer(**SMALL | config)
-    need = 2 * sum(parameter.nbytes for parameter in transformer.parameters())  # as written, and as read back
+    return 2 * sum(parameter.nbytes for parameter in transformer.parameters())
+
+
+def _check_room(need: int, what: object) -> None:
+    """Raises `UserError` for weights that this machine cannot hold: some systems kill who only asks for too much."""
     have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if need > have:
         raise UserError(
-            f"{path} describes a model that takes {need / 1e9:.0f} GB of memory to try, and there are {have / 1e9:.0f}."
+            f"{what} describes a model that takes {need / 1e9:.0f} GB of memory to try, and there are {have / 1e9:.0f}."
         )
 
 

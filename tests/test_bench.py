@@ -9,9 +9,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from shotstream import bench
+from shotstream.budget import empty_model
 from shotstream.evaluation import budget
 from shotstream.models import kernels
 from shotstream.models.cache import ShotCache
+from shotstream.models.random_model import fill_randomly
 from shotstream.models.rope import rope_phases
 from shotstream.models.transformer import ShotTransformer
 
@@ -152,3 +154,13 @@ def test_a_shot_costs_the_same_late_in_a_film_and_memory_stays_flat():
     early, late = statistics.median(seconds[6:16]), statistics.median(seconds[20:30])
     assert late < 1.15 * early, seconds  # the first six look back at fewer captions
     assert held[-1] - held[6] < 30, held  # MiB; a shot's memory is some KiB
+
+
+def test_shapes_alone_become_a_model_that_shoots(random_model_folder):
+    """What `--size published` measures, at a size that fits here."""
+    model = fill_randomly(empty_model(str(random_model_folder), torch.float32), torch.device("cpu"))
+    report = bench.measure(model, shots=1, chunks=2)
+    assert report.frames == 21 and report.fps > 0
+    encoder = model.text.encoder
+    assert encoder.get_input_embeddings() is encoder.encoder.embed_tokens
+    assert torch.isfinite(model.text.encode("a red fox")).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ from diffusers import AutoencoderKLWan
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
+from shotstream.models.model import Model
 from shotstream.models.pixel_autoencoder import PixelAutoencoder
+from shotstream.models.text import UMT5Text
 from shotstream.models.transformer import ShotTransformer
+from shotstream.models.vae import WanVAE
 from shotstream.models.weights import save_model
 from shotstream.sampler import Schedule
 
@@ -78,6 +82,28 @@ def save_random_model(
             tokenizer=tokenizer,
         )
     return Path(folder)
+
+
+def networks(model: Model) -> tuple[torch.nn.Module, ...]:
+    """The networks of a model: transformer, VAE, text encoder."""
+    vae = model.vae.module if isinstance(model.vae, WanVAE) else model.vae
+    return model.transformer, vae, model.text.encoder
+
+
+@torch.no_grad()
+def fill_randomly(model: Model, device: torch.device) -> Model:
+    """A `model` of shapes alone (on meta) with small random weights on `device`, and a tokenizer of a few words."""
+    for network in networks(model):
+        network.to_empty(device=device).eval().requires_grad_(False)
+        for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+            if tensor.ndim > 1:
+                tensor.normal_(std=0.02)
+            else:
+                tensor.fill_(0.0 if name.endswith("bias") else 1.0)
+    encoder = model.text.encoder
+    encoder.set_input_embeddings(encoder.get_input_embeddings())  # one table, which emptying made two of
+    text_len = model.transformer.config.text_len
+    return replace(model, device=device, text=UMT5Text(_tokenizer(text_len), encoder, text_len))
 
 
 def _vae(kind: str, channels: int) -> torch.nn.Module:
