@@ -60,7 +60,6 @@ def serve(args: argparse.Namespace) -> None:
     prepare(home)
     check_address(args.host, args.port)
     device = resolve_device(args.device)
-    logs.configure()
 
     from shotstream.backends.safety import GuardedBackend, read_rules
     from shotstream.models.fetching import FetchProgress
@@ -69,14 +68,17 @@ def serve(args: argparse.Namespace) -> None:
     from shotstream.ui.page import Page
 
     progress = FetchProgress()
-    backend = build(home, args, progress)
-    print(home, flush=True)
-    backend.start()
     source = args.model or default_source(device)
     rules = read_rules()
+    backend = build(home, args, progress)
+    if is_hub_id(str(source)):
+        logs.configure()
+    backend.start()
     page = Page(GuardedBackend(backend, rules) if rules.any else backend, about(Path(source)), progress, limits)
     if not is_hub_id(str(source)):
-        backend.wait()
+        backend.wait()  # what is wrong with a folder is told as any other mistake, in one line
+        logs.configure()
+    print(home, flush=True)
     page.blocks.launch(
         server_name=args.host,
         server_port=args.port,
