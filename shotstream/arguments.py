@@ -103,6 +103,9 @@ def resolve_device(name: str | None) -> torch.device:
     import torch
 
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    devices = torch.accelerator.device_count()
+    if accelerator is None and torch.cuda.is_available():  # ZeroGPU's, which no more of torch knows of
+        accelerator, devices = torch.device("cuda"), torch.cuda.device_count()
     if name is None:
         return accelerator or torch.device("cpu")
     try:
@@ -113,10 +116,8 @@ def resolve_device(name: str | None) -> torch.device:
         return torch.device("cpu")
     if accelerator is None or device.type != accelerator.type:
         raise UserError(f"This machine has no {device.type} device: use {accelerator or 'cpu'}.")
-    if (device.index or 0) >= torch.accelerator.device_count():
-        raise UserError(
-            f"This machine has no {device}: it has {torch.accelerator.device_count()} {device.type} device(s)."
-        )
+    if (device.index or 0) >= devices:
+        raise UserError(f"This machine has no {device}: it has {devices} {device.type} device(s).")
     return device
 
 

@@ -35,6 +35,8 @@ def number(session: str) -> str:
 
 def configure() -> None:
     """Sends the lines to standard error."""
+    if log.handlers:
+        return
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(OneLine("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     log.addHandler(handler)

@@ -16,10 +16,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shotstream import logs
 from shotstream.arguments import add_model_arguments, whole_number
 from shotstream.backends import cluster
 from shotstream.errors import UserError
 from shotstream.ui.launch import about, add_address_arguments, check_address, options
+from shotstream.ui.limits import read_limits
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -85,7 +87,8 @@ def page_app(args: argparse.Namespace, num_replicas: int) -> FastAPI:
 
     backend = RayServeBackend(args, num_replicas)
     backend.join(num_replicas)
-    page = Page(backend, about(Path(args.model or os.environ.get("SHOTSTREAM_MODEL") or SHIPPED)))
+    logs.configure()
+    page = Page(backend, about(Path(args.model or os.environ.get("SHOTSTREAM_MODEL") or SHIPPED)), limits=read_limits())
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -18,9 +18,10 @@ from shotstream.models.random_model import save_random_model
 from shotstream.models.weights import load_model
 from shotstream.sampler import Schedule
 from shotstream.ui import launch, render
+from shotstream.ui.limits import Limits
 from shotstream.ui.page import STORIES, Page
 from shotstream.ui.player import LivePlayer
-from shotstream.ui.session import LEAD, MAX_SESSIONS, Session, Sessions
+from shotstream.ui.session import LEAD, Session, Sessions
 from shotstream.views import FilmView, FrameView, NodeView, QueuedView, TakeView
 
 MARKUP = "<img src=x onerror=alert(1)> & \"quotes\" 'too'"
@@ -133,8 +134,8 @@ def test_sessions_are_separate_and_end_for_good(backend: InProcessBackend):
 
 
 def test_there_are_only_so_many_seats(backend: InProcessBackend):
-    sessions = Sessions(backend)
-    for number in range(MAX_SESSIONS):
+    sessions = Sessions(backend, Limits(sessions=3))
+    for number in range(3):
         sessions.open(str(number))
     with pytest.raises(UserError, match="seats are taken"):
         sessions.open("one too many")

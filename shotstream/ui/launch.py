@@ -15,8 +15,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shotstream.arguments import Parser, add_model_arguments, load_model, resolve_device, whole_number
+from shotstream import logs
+from shotstream.arguments import Parser, add_model_arguments, resolve_device, whole_number
+from shotstream.backends.choice import build, choose_home, prepare
 from shotstream.errors import UserError
+from shotstream.ui.limits import read_limits
 
 if TYPE_CHECKING:
     from shotstream.ui.page import Page
@@ -53,10 +56,11 @@ def add_address_arguments(parser: argparse.ArgumentParser) -> None:
 
 def serve(args: argparse.Namespace) -> None:
     """Raises `UserError` for what can be known to be wrong before the page opens."""
+    home, limits = choose_home(), read_limits()
+    prepare(home)
     check_address(args.host, args.port)
     device = resolve_device(args.device)
 
-    from shotstream.backends.in_process import InProcessBackend
     from shotstream.backends.safety import GuardedBackend, read_rules
     from shotstream.models.fetching import FetchProgress
     from shotstream.models.hub import is_hub_id
@@ -64,13 +68,17 @@ def serve(args: argparse.Namespace) -> None:
     from shotstream.ui.page import Page
 
     progress = FetchProgress()
-    backend = InProcessBackend(lambda: load_model(args, progress))
-    backend.start()
     source = args.model or default_source(device)
     rules = read_rules()
-    page = Page(GuardedBackend(backend, rules) if rules.any else backend, about(Path(source)), progress)
+    backend = build(home, args, progress)
+    if is_hub_id(str(source)):
+        logs.configure()
+    backend.start()
+    page = Page(GuardedBackend(backend, rules) if rules.any else backend, about(Path(source)), progress, limits)
     if not is_hub_id(str(source)):
-        backend.wait()
+        backend.wait()  # what is wrong with a folder is told as any other mistake, in one line
+        logs.configure()
+    print(home, flush=True)
     page.blocks.launch(
         server_name=args.host,
         server_port=args.port,

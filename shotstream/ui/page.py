@@ -22,9 +22,10 @@ from shotstream.prompting import Prompting
 from shotstream.story import Story, read_story
 from shotstream.ui import prompt_help, render
 from shotstream.ui.api import add_film_endpoint
+from shotstream.ui.limits import Limits, visitor_of
 from shotstream.ui.player import LATE, LivePlayer, forget_segments
 from shotstream.ui.prompt_help import PromptHelp
-from shotstream.ui.routes import Routes
+from shotstream.ui.routes import Routes, context_of
 from shotstream.ui.session import Session, Sessions
 from shotstream.views import FilmView
 
@@ -68,11 +69,13 @@ class Page:
     """The page as Gradio's `blocks`, and the `routes` beside it. `about` says in a few words what the model is,
     `fetching` how far its download has come."""
 
-    def __init__(self, backend: Backend, about: str = "", fetching: FetchProgress | None = None) -> None:
+    def __init__(
+        self, backend: Backend, about: str = "", fetching: FetchProgress | None = None, limits: Limits | None = None
+    ) -> None:
         self.backend = backend
         self.about = about
         self.fetching = fetching
-        self.sessions = Sessions(backend)
+        self.sessions = Sessions(backend, limits)
         self.examples = {path.stem: read_story(path) for path in sorted(STORIES.glob("*.json"))}
         self.help = PromptHelp(backend, self.sessions)
         self.blocks = self._layout(self.examples)
@@ -197,7 +200,8 @@ class Page:
         """Shows the tab's film for as long as the tab is open."""
         name = request.session_hash
         try:
-            session = self.sessions.open(name)
+            session = self.sessions.open(name, visitor_of(request.request))
+            session.seat.visit(context_of(request))
         except UserError as error:
             yield (*[gr.skip()] * 3, render.notes(render.EMPTY, str(error)), *[gr.skip()] * 6)
             return
@@ -269,7 +273,7 @@ class Page:
 
     def _session(self, request: gr.Request) -> Session:
         try:
-            return self.sessions.open(request.session_hash)
+            return self.sessions.open(request.session_hash, visitor_of(request.request))
         except UserError as error:
             raise gr.Error(str(error), print_exception=False) from error
 

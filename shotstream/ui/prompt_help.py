@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from shotstream.backends.in_process import InProcessBackend
+from shotstream.backends.backend import Backend
 from shotstream.director import Director
 from shotstream.prompting import KINDS, Prompting, advice_on, complete, reads_whole
 from shotstream.story import MAX_PROMPT_CHARACTERS
@@ -33,7 +33,7 @@ NO_ROOM = "There is no room for more: story and shot are as long as the model re
 class PromptHelp:
     """The `routes` that answer about a prompt, and `advice` for a prompt that is queued."""
 
-    def __init__(self, backend: InProcessBackend, sessions: Sessions) -> None:
+    def __init__(self, backend: Backend, sessions: Sessions) -> None:
         self.backend, self.sessions = backend, sessions
         self.routes = [
             Route("/advice/{session}", partial(self._answer, say=self.say_advice), methods=["POST"]),

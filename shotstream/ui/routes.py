@@ -11,8 +11,11 @@ import asyncio
 import json
 import tempfile
 from collections.abc import Callable, Mapping
+from contextvars import Context, copy_context
 from pathlib import Path
 
+import gradio as gr
+from gradio.context import LocalContext
 from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
@@ -55,7 +58,9 @@ class Routes:
             Route("/cast/{session}", self.cast, methods=["POST"]),
             Route("/stories", self.stories),
             Route("/poster", self.poster),
+            Route("/visit/{session}", self.visit, methods=["POST"]),
             Route("/health", self.health),
+            Route("/ready", self.ready),
         ]
 
     async def direct(self, request: Request) -> Response:
@@ -196,9 +201,38 @@ class Routes:
         """A film that was made before, for when none can be made."""
         return FileResponse(POSTER) if POSTER.exists() else PlainTextResponse("There is no poster film.", 404)
 
+    def visit(self, request: Request) -> Response:
+        """A sign of whoever looks at a tab; with the headers that say whose GPU time it is, where that is limited."""
+        if session := self.sessions.find(request.path_params["session"]):
+            session.seat.visit(context_of(gr.Request(request)), pulse=True)
+        return Response(status_code=204)
+
     def health(self, request: Request) -> Response:
-        """How many tabs are open, and whether the model is loaded."""
-        return JSONResponse({"sessions": len(self.sessions), "model": self.backend.model is not None})
+        """That the page is up; whether shots can be made, or why not; how many tabs are open."""
+        return JSONResponse(self._state())
+
+    def ready(self, request: Request) -> Response:
+        """The same, with 503 as long as no shot can be made."""
+        state = self._state()
+        return JSONResponse(state, 200 if state["model"] else 503)
+
+    def _state(self) -> dict[str, object]:
+        promise = self.backend.ready
+        failed = promise.exception() if promise.done() else None
+        return {
+            "status": "failed" if failed else "ready" if promise.done() else "loading",
+            "model": promise.done() and not failed,
+            "home": self.backend.name,
+            "sessions": len(self.sessions),
+            **({"reason": str(failed)} if failed else {}),
+        }
+
+
+def context_of(request: gr.Request) -> Context:
+    """The context of a visitor's request, by which a home may find out who asks for a shot."""
+    context = copy_context()
+    context.run(LocalContext.request.set, request)
+    return context
 
 
 def _picture(png: bytes | None) -> Response:

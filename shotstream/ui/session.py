@@ -18,21 +18,25 @@ from contextlib import suppress
 from shotstream.backends.backend import Backend
 from shotstream.director import Director
 from shotstream.errors import UserError
+from shotstream.logs import number, tell
 from shotstream.media import Segment
+from shotstream.ui.limits import Limits
+from shotstream.ui.seat import Seat
 from shotstream.views import FilmView
 
 LEAD, MOST_LEAD = 1.2, 3.0  # seconds
 USUAL_WAY = 0.6  # seconds from leaving to being asked for, for which `LEAD` is enough
 FRESH_AFTER = 20 * 60  # seconds, then a stream may end: its playlist, which the browser reads again and again, grows
 STILL = 3  # seconds without anything to be shown, before it does
-MAX_SESSIONS = 64
 
 
 class Session:
     """A tab. `screen` runs on the event loop, shots are made in a thread of its own."""
 
-    def __init__(self, backend: Backend) -> None:
-        self.director = Director(backend, self._changed)
+    def __init__(self, backend: Backend, name: str = "", visitor: str = "") -> None:
+        self.name, self.visitor = name, visitor
+        self.seat = Seat(backend, name)
+        self.director = Director(self.seat, self._changed)
         self.notice = ""  # one sentence beside the film, such as how much of a long prompt is read
         self._ways: deque[float] = deque([0.0], maxlen=8)  # seconds, of the latest segments
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -43,6 +47,11 @@ class Session:
         """Shows a sentence, or none."""
         self.notice = notice
         self._changed()
+
+    @property
+    def gpu_time(self) -> str:
+        """What the film cost its viewer so far, where GPU time is limited."""
+        return f"GPU time asked for on this page: {self.seat.asked} s of today's." if self.seat.asked else ""
 
     @property
     def lead(self) -> float:
@@ -59,12 +68,17 @@ class Session:
         One stream through idle times and new films alike, until the session is closed; or until, after `FRESH_AFTER`,
         nothing plays and nothing is to come: then the last picture stays, and the next shot begins another stream.
         """
+        with self.seat.screen():
+            async for shown in self._screen():
+                yield shown
+
+    async def _screen(self) -> AsyncIterator[tuple[FilmView, str, Segment | None]]:
         self._loop = asyncio.get_running_loop()
         fresh_at = time.monotonic() + FRESH_AFTER
         seen, ends_at = None, 0.0  # the wall-clock time at which the viewer will have seen everything that was sent
         while not self.director.closed:
             self._news.clear()
-            view, notice = self.director.view(), self.notice
+            view, notice = self.director.view(), " ".join(filter(None, (self.notice, self.gpu_time)))
             now, segment = time.monotonic(), None
             if ends_at - now <= self.lead and (segment := self.director.next_segment()):
                 ends_at = max(ends_at, now) + segment.duration
@@ -97,8 +111,8 @@ class Session:
 class Sessions:
     """The open tabs of a page, by Gradio's session hash (a new one for every page load)."""
 
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+    def __init__(self, backend: Backend, limits: Limits | None = None) -> None:
+        self._backend, self._limits = backend, limits or Limits()
         self._open: dict[str, Session] = {}
         self._closed: deque[str] = deque(maxlen=1000)
         self._lock = threading.Lock()
@@ -106,17 +120,32 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._open)
 
-    def open(self, name: str) -> Session:
+    def open(self, name: str, visitor: str = "") -> Session:
         """The session of that name, begun if need be: a prompt may be faster than the screen. Raises UserError when
-        there are too many, or when it was closed (a stray request must not begin what nobody would end)."""
+        there are too many, in all or of one `visitor`, or when it was closed (a stray request must not begin what
+        nobody would end)."""
         with self._lock:
             if name in self._closed:
                 raise UserError("This page was closed: reload it.")
             if name not in self._open:
-                if len(self._open) >= MAX_SESSIONS:
-                    raise UserError(f"All {MAX_SESSIONS} seats are taken: try again in a few minutes.")
-                self._open[name] = Session(self._backend)
+                self._clear()
+                self._check_room(visitor)
+                self._open[name] = Session(self._backend, name, visitor)
+                tell("session opened", session=number(name), open=len(self._open))
             return self._open[name]
+
+    def _clear(self) -> None:
+        """Nobody ends a session that a stray request began and nobody ever looked at."""
+        for name, session in list(self._open.items()):
+            if session.seat.forsaken:
+                self._end(name)
+
+    def _check_room(self, visitor: str) -> None:
+        most, own = self._limits.sessions, self._limits.per_visitor
+        if len(self._open) >= most:
+            raise UserError(f"All {most} seats are taken: try again in a few minutes.")
+        if visitor and own and sum(session.visitor == visitor for session in self._open.values()) >= own:
+            raise UserError(f"{own} pages are open from your address already: close one of them and reload this one.")
 
     def find(self, name: str) -> Session | None:
         return self._open.get(name)
@@ -129,10 +158,14 @@ class Sessions:
     def close(self, name: str) -> None:
         """Ends the session of that name, if there is one."""
         with self._lock:
-            session = self._open.pop(name, None)
-            self._closed.append(name)
+            self._end(name)
+
+    def _end(self, name: str) -> None:
+        session = self._open.pop(name, None)
+        self._closed.append(name)
         if session:
             session.close()
+            tell("session closed", session=number(name), open=len(self._open))
 
     def close_all(self) -> None:
         """Ends every session."""
