@@ -71,7 +71,8 @@ def load_model(
 
     None means the `default_source`. `attention` is a diffusers backend name or "auto", `quality` is "student" or
     "teacher": the slow model that it learned from, in the folder `teacher/` of a model folder. What has to be fetched
-    is told to `progress`. `low_vram` keeps on the device only what computes at a time, `int8_text` rounds the text encoder.
+    is told to `progress`. `low_vram` keeps on the device only what computes at a time, `int8_text` rounds the text
+    encoder.
     Raises `UserError` for everything that can be missing, damaged or unfit.
     """
     device = _checked_device(device)
