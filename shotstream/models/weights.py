@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase, UMT5Config, UMT5EncoderModel
+from transformers.utils.logging import disable_progress_bar
 
 from shotstream.errors import UserError, telling_lack_of_memory, telling_refused_files
 from shotstream.models.attention import use_attention
@@ -321,6 +322,7 @@ def save_model(
         index["base"] = base
     if shapes is not None:
         index["shapes"] = {name: list(size) for name, size in shapes.items()}
+    disable_progress_bar()  # of a file or two
     try:
         for part, value in parts.items():
             if value is None:
