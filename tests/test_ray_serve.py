@@ -247,7 +247,7 @@ def test_the_page_is_served_with_its_replicas(tmp_path: Path):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "shotstream", "serve", "--replicas", "1", "--port", str(port), "--device", "cpu"]
-    environment = os.environ | {"RAY_ADDRESS": "local", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"RAY_ADDRESS": "local", "PYTHONPATH": str(ROOT), "SHOTSTREAM_SAFETY": "prompts"}
     with open(tmp_path / "log", "wb") as log:
         server = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:
