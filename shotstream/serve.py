@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import signal
 import threading
 from collections.abc import AsyncIterator
@@ -46,6 +45,9 @@ def run(args: argparse.Namespace) -> int:
     check_address(args.host, args.port)
     if args.device not in (None, "cpu", "cuda", "mps"):
         raise UserError("Ray chooses the GPU of every replica: give --device cpu or cuda, or leave it out.")
+    from shotstream.backends.safety import read_rules  # brings torch, for which nobody waits who only asks for help
+
+    read_rules()  # what the host set wrong is told here, not in the ingress
     num_replicas = cluster.connect(args, args.replicas)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
     try:
@@ -63,6 +65,8 @@ def application(args: argparse.Namespace, num_replicas: int) -> Application:
     """The ingress and the replicas behind it."""
     from ray import serve
 
+    args = cluster.anywhere(args)
+
     def build() -> FastAPI:  # in the ingress: a page cannot be sent there
         return page_app(args, num_replicas)
 
@@ -71,7 +75,7 @@ def application(args: argparse.Namespace, num_replicas: int) -> Application:
         name="Page",
         num_replicas=1,
         max_ongoing_requests=TABS,
-        ray_actor_options={"num_cpus": 1, "num_gpus": 0},
+        ray_actor_options={"num_cpus": 1, "num_gpus": 0} | cluster.surroundings(),
     )
     return ingress.bind(cluster.replicas(args, num_replicas))
 
@@ -79,16 +83,20 @@ def application(args: argparse.Namespace, num_replicas: int) -> Application:
 def page_app(args: argparse.Namespace, num_replicas: int) -> FastAPI:
     """The page, making its shots with the replicas that were deployed with it."""
     import gradio as gr
+    import torch
     from fastapi import FastAPI
 
     from shotstream.backends.ray_serve import RayServeBackend
-    from shotstream.models.weights import SHIPPED
+    from shotstream.backends.safety import GuardedBackend, read_rules
+    from shotstream.models.weights import default_source
     from shotstream.ui.page import Page
 
     backend = RayServeBackend(args, num_replicas)
     backend.join(num_replicas)
     logs.configure()
-    page = Page(backend, about(Path(args.model or os.environ.get("SHOTSTREAM_MODEL") or SHIPPED)), limits=read_limits())
+    source = args.model or default_source(torch.device("cuda" if cluster.wanted_gpus(args) else "cpu"))
+    rules = read_rules()
+    page = Page(GuardedBackend(backend, rules) if rules.any else backend, about(Path(source)), limits=read_limits())
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

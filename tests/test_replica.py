@@ -29,6 +29,7 @@ def replica(random_model_folder: Path) -> Replica:
 
 def test_places_ask_in_order_and_what_is_urgent_before_all_that_have_not_asked():
     line = Line()
+    line.servers = 2
     first, second, third = line.join(), line.join(), line.join()
     assert [place.is_next() for place in (first, second, third)] == [True, False, False]
     first.handed_over()
@@ -36,6 +37,7 @@ def test_places_ask_in_order_and_what_is_urgent_before_all_that_have_not_asked()
     urgent = line.join(urgent=True)
     assert urgent.is_next() and [place.number for place in (first, urgent, second, third)] == [1, 2, 3, 4]
     urgent.handed_over()
+    assert not second.is_next()  # there are two servers
     urgent.turned_away()
     assert urgent.is_next() and not second.is_next()
     first.served()

@@ -10,9 +10,8 @@ import os
 import re
 from argparse import Namespace
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from shotstream.backends.replica import Replica
 from shotstream.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def connect(load_options: Namespace, num_replicas: int | None) -> int:
     if not ray.is_initialized():
         _init(num_replicas or 1)
     there = ray.cluster_resources()
-    num_gpus = _gpus(load_options)
+    num_gpus = wanted_gpus(load_options)
     if num_gpus and (num_replicas or 0) > num_gpus:
         raise UserError(f"{num_replicas} replicas need a GPU each, and there are {num_gpus}: ask for fewer.")
     if (num_replicas or num_gpus) > there.get("CPU", 0):
@@ -69,8 +68,8 @@ def _init(num_replicas: int) -> None:
     ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **quiet)
 
 
-def _gpus(load_options: Namespace) -> int:
-    """The cluster's GPUs, if they are wanted."""
+def wanted_gpus(load_options: Namespace) -> int:
+    """The cluster's GPUs; none if replicas are to run on CPUs."""
     import ray
 
     return 0 if load_options.device == "cpu" else int(ray.cluster_resources().get("GPU", 0))
@@ -81,18 +80,34 @@ def replicas(load_options: Namespace, num_replicas: int) -> Application:
     from ray import serve
     from ray.serve.config import RequestRouterConfig
 
+    from shotstream.backends.replica import Replica  # brings torch, for which nobody should wait who only asks for help
+
     return serve.deployment(
         Replica,
         name=REPLICA,
         num_replicas=num_replicas,
         max_ongoing_requests=1,
         max_queued_requests=num_replicas,  # so that none is idle while shots wait for their turn to be handed over
-        ray_actor_options={"num_cpus": 1, "num_gpus": int(_gpus(load_options) > 0)},
+        ray_actor_options={"num_cpus": 1, "num_gpus": int(wanted_gpus(load_options) > 0)} | surroundings(),
         request_router_config=RequestRouterConfig(max_backoff_s=NOTICED),
         max_constructor_retry_count=2,  # a missing model is missing the second time too
         graceful_shutdown_wait_loop_s=0.2,
         graceful_shutdown_timeout_s=5,
-    ).bind(load_options)
+    ).bind(anywhere(load_options))
+
+
+def anywhere(load_options: Namespace) -> Namespace:
+    """The same options for processes with another working directory."""
+    model = load_options.model or os.environ.get("SHOTSTREAM_MODEL")
+    if model and os.path.exists(model):
+        model = os.path.abspath(model)
+    return Namespace(**vars(load_options) | {"model": model})
+
+
+def surroundings() -> dict[str, Any]:
+    """What the host set for us, for processes that a cluster starts in an environment of its own."""
+    ours = {name: value for name, value in os.environ.items() if name.startswith("SHOTSTREAM_")}
+    return {"runtime_env": {"env_vars": ours}} if ours else {}
 
 
 def run_replicas(load_options: Namespace, num_replicas: int) -> DeploymentHandle:

@@ -12,8 +12,10 @@ from shotstream.backends.turns import WEIGHT, rounded
 
 
 class Line:
-    """Who is in it waits until served. Places ask for a server in order: one is next when all before it were handed
-    over. Whoever comes back for more joins at the end, so that those who share the servers have them in rounds."""
+    """Who is in it waits until served. Places ask for a server in order, and as many as there are servers may wait for
+    what they asked for: so none of them is idle, and all others can still be put in order here.
+
+    Whoever comes back for more joins at the end, so that those who share the servers have them in rounds."""
 
     def __init__(self) -> None:
         self.servers = 1
@@ -62,7 +64,8 @@ class Line:
 
     def is_next(self, place: Place) -> bool:
         with self._changed:
-            return next((other for other in self._places if not other.is_handed_over), None) is place
+            asking = [other for other in self._places if not other.is_handed_over]
+            return asking[:1] == [place] and len(self._places) - len(asking) < self.servers
 
     def wait(self, timeout: float) -> None:
         with self._changed:

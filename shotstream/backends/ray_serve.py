@@ -16,13 +16,13 @@ import queue
 import threading
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import closing, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from shotstream.backends import cluster
 from shotstream.backends.line import Line, Place
+from shotstream.backends.loading import PATIENCE, Promise
 from shotstream.backends.replica import Refusal
 from shotstream.errors import UserError
 from shotstream.events import Chunk, Event, Progress, ShotDone, ShotRequest
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     import numpy as np
     from ray.serve.handle import DeploymentHandle
 
-    from shotstream.models.facts import ModelFacts
-
-PATIENCE = 0.1  # seconds between two signs of life while a shot waits, and between two attempts to hand it over
 ATTEMPTS = 3  # replicas that one shot may lose: a shot that ends every process it meets must not end all of them
 
 
@@ -43,7 +40,7 @@ class ReplicaLost(Exception):
     """The replica ended while it worked for us."""
 
 
-class RayServeBackend:
+class RayServeBackend(Promise):
     """The replicas, shared by all sessions of this process. See `backend.Backend`.
 
     `load_options` are the arguments that `arguments.load_model` reads, on every replica. `num_replicas` None means one
@@ -53,9 +50,8 @@ class RayServeBackend:
     name = "Ray Serve"
 
     def __init__(self, load_options: Namespace, num_replicas: int | None = None) -> None:
+        super().__init__()
         self._options, self._num_replicas = load_options, num_replicas
-        self.ready: Future[ModelFacts] = Future()
-        self.ready.set_running_or_notify_cancel()  # nobody who gives up waiting can cancel it for the others
         self.line = Line()
         self._replicas: DeploymentHandle | None = None
         self._ours = False  # the deployment, to be ended by `close`
@@ -66,7 +62,7 @@ class RayServeBackend:
             # In the calling thread: Ray's processes end with the thread that started them.
             num_replicas = cluster.connect(self._options, self._num_replicas)
         except UserError as error:
-            self._fail(error)
+            self._break(error)
         else:
             self._ours = True
             atexit.register(self.close)
@@ -75,30 +71,6 @@ class RayServeBackend:
     def join(self, num_replicas: int) -> None:
         """Uses the replicas that were deployed together with the page, from inside that deployment."""
         self._find(cluster.find_replicas, num_replicas)
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Waits until the replicas are there or have failed; raises the failure. False if `timeout` seconds passed."""
-        try:
-            self.ready.result(timeout)
-        except TimeoutError:
-            return False
-        return True
-
-    @property
-    def model(self) -> ModelFacts | None:
-        """What is known of the model, once it is loaded."""
-        loaded = self.ready.done() and self.ready.exception() is None
-        return self.ready.result() if loaded else None
-
-    @property
-    def fps(self) -> int:
-        """Frames a second of the model, which must be loaded."""
-        return self.ready.result().fps
-
-    @property
-    def model_name(self) -> str:
-        """The name of the model, which must be loaded."""
-        return self.ready.result().name
 
     def shoot(self, request: ShotRequest) -> Iterator[Event]:
         """Makes one shot on the first replica that is free. While it waits it says so, with its place in the line.
@@ -186,20 +158,12 @@ class RayServeBackend:
         try:
             self._replicas = find()
             facts = self._replicas.options(method_name="facts").remote().result()
-        except UserError as error:
-            self._fail(error)
         except Exception as error:
-            failure = UserError(f"The replicas cannot be reached ({type(error).__name__}); the log says more.")
-            failure.__cause__ = error
-            self._fail(failure)
+            self._break(error)
+            if not isinstance(error, UserError):
+                raise
         else:
-            facts = replace(facts, device=f"{self.line.servers} x {facts.device}")
-            tell("model ready", model=facts.name, device=facts.device)
-            self.ready.set_result(facts)
-
-    def _fail(self, error: UserError) -> None:
-        tell("model failed", reason=error)
-        self.ready.set_exception(error)
+            self._keep(replace(facts, device=f"{self.line.servers} x {facts.device}"))
 
 
 class Call:
