@@ -143,7 +143,7 @@ def test_thirty_viewers_wait_alike_and_see_their_own_film(backend: InProcessBack
         f"30 viewers, 4 shots each: {took:.0f} s, {30 * 4 / took:.2f} shots a second",
         f"wait for a shot's first picture: alone {alone:.2f} s; together mean {statistics.mean(waits):.1f} s, "
         f"median {statistics.median(waits):.1f} s, 95 % {waits[int(0.95 * len(waits))]:.1f} s, most {waits[-1]:.1f} s",
-        f"fairness (max/mean of the viewers' means) {fairness:.2f}; waits were told {off:.1f} s off (median)",
+        f"fairness (max/mean of the viewers' means) {fairness:.2f}; the wait as told was off by {off:.1f} s (median)",
     )
     with capsys.disabled():
         print("", *lines, sep="\n")
