@@ -132,6 +132,8 @@ def load_model(args: argparse.Namespace, progress: FetchProgress | None = None) 
     """Loads the model that the options of `add_model_arguments` ask for; `UserError` as told by the loader. What has to
     be fetched is told to `progress`."""
     device = resolve_device(args.device)
+    if getattr(args, "low_vram", False) and (getattr(args, "compile", False) or getattr(args, "fast", 0)):
+        raise UserError("--low-vram moves weights about while they are used: leave out --compile and --fast.")
     if device.type == "cpu":
         leave_a_core()
     from shotstream.models import weights

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from shotstream.__main__ import main
 from shotstream.budget import empty_model
 from shotstream.engine import Engine
 from shotstream.events import Chunk, ShotRequest
@@ -63,3 +64,8 @@ def test_a_text_encoder_in_8_bits_is_nearly_the_same(tmp_path):
     exact, rounded = (load_model(folder, dtype=torch.bfloat16, int8_text=int8).text for int8 in (False, True))
     embeds, other = (text.encode("a cat in the snow").float() for text in (exact, rounded))
     assert 0 < (other - embeds).norm() / embeds.norm() < 0.03
+
+
+def test_weights_that_move_about_are_not_compiled(wan_folder, capsys):
+    assert main(["bench", "--model", str(wan_folder), "--low-vram", "--compile"]) == 2
+    assert "leave out --compile" in capsys.readouterr().err
