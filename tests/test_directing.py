@@ -9,7 +9,7 @@ import pytest
 
 from shotstream.context import DIRECTED
 from shotstream.engine import Engine
-from shotstream.evaluation import directing
+from shotstream.evaluation import directing, report
 from shotstream.models.weights import SHIPPED, load_model
 from shotstream.toyworld.stories import leave_out, long_return, steered
 
@@ -56,3 +56,12 @@ def test_every_policy_is_asked_about_the_same_film(engine: Engine):
     assert set(found) == {f"returns_{part}{policy}" for part in ("", "colour_") for policy in DIRECTED}
     assert set(map(float, found.values())) <= {0.0, 1.0}
     assert set(found) <= set(directing.SAID)
+
+
+def test_the_section_of_a_page_is_replaced_and_the_rest_stays():
+    page = report.with_directing("# Models\n\n| a | b |\n", "first\n")
+    assert page == "# Models\n\n| a | b |\n\n## What a director relies on\n\nfirst\n"
+    assert report.with_directing(page, "second") == page.replace("first", "second")
+    made_anew = report.with_directing("# Models\n\n| c | d |\n", report.directing_of(page))
+    assert made_anew == page.replace("a | b", "c | d")
+    assert report.with_directing("# Models\n", report.directing_of("# Models\n")) == "# Models\n"

@@ -18,6 +18,7 @@ from shotstream.errors import UserError
 
 SETS = {"validation": 20_000, "test": 77_000}  # their seeds; neither is trained on
 STORIES = 200
+TITLE = "What each part is there for"
 MANY = 20  # stories: fewer are measured before other processes have started
 STORY_FILES = Path(__file__).parents[2] / "assets" / "stories"
 
@@ -51,7 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--table", type=Path, metavar="FILE.yaml", help="compare models: - {name: ..., model: FOLDER, ...}"
     )
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="FILE.md", help="of --table; JSON and plots go beside it, rows made stay"
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE.md",
+        help="the page of --table, with JSON and plots beside it, rows made stay; with --directing its last section",
     )
     parser.add_argument(
         "--directing", action="store_true", help="instead: steering, long shots, and policies of memory over many shots"
@@ -68,8 +73,10 @@ def run(args: argparse.Namespace) -> int:
     if args.place and args.model:
         raise UserError("Name one model, either alone or with --model.")
     args.model = args.place or args.model
-    if bool(args.table) != bool(args.output):
-        raise UserError("--table and -o go together: the list of models, and the page to write.")
+    if args.table and not args.output:
+        raise UserError("--table needs -o: the page to write.")
+    if args.output and not (args.table or args.directing):
+        raise UserError("-o is the page of --table or --directing: name one of them.")
     if args.table and (args.real or args.model):
         raise UserError("--table names its models itself: leave out --real and --model.")
     if not args.real and (args.dino or args.clip or args.prompts):
@@ -128,13 +135,27 @@ def _toy(args: argparse.Namespace) -> int:
 
 def _directing(args: argparse.Namespace) -> int:
     """What a director relies on, as a Markdown table."""
-    from shotstream.evaluation import directing, toyworld
+    from shotstream.evaluation import directing, report, toyworld, variants
 
     sample, model = _sample(args), load_model(args)
     toyworld.check_fits(model)
     figures = directing.measure(model, sample.stories, sample.seed, _progress("directing"))
-    _tell(args.json, {name: asdict(figure) for name, figure in figures.items()}, directing.markdown(figures))
+    told = directing.markdown(figures)
+    _tell(args.json, {name: asdict(figure) for name, figure in figures.items()}, told)
+    if args.output:
+        about = f"{model.name}: {sample.stories} stories of each kind (seed {sample.seed}), films of "
+        about += f"{directing.BEYOND} shots over a quarter of them; standard errors over stories."
+        page = report.with_directing(_page(args.output) or f"# {TITLE}\n", f"{about}\n\n{told}")
+        variants.write_whole(args.output, page.encode())
     return 0
+
+
+def _page(path: Path) -> str:
+    """What is written there. Raises `UserError` if that is not text; nothing if there is no file."""
+    try:
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not a page of text: move it away.") from error
 
 
 def _runner(args: argparse.Namespace, device, sample, detector, label: str, model=None, variant=None, source=None):
@@ -213,7 +234,8 @@ def _table(args: argparse.Namespace) -> int:
         path = args.output.with_name(f"{args.output.stem}-{name}.png")
         variants.write_whole(path, png)
         files[caption] = path.name
-    page = report.markdown(rows, "What each part is there for", [_about(sample, detector)], files)
+    page = report.markdown(rows, TITLE, [_about(sample, detector)], files)
+    page = report.with_directing(page, report.directing_of(_page(args.output)))
     variants.write_whole(args.output, page.encode())
     print(f"{args.output}: {len(rows)} rows, {len(files)} plots")
     return 0

@@ -96,6 +96,20 @@ def markdown(rows: Mapping[str, Row], title: str, notes: Sequence[str], plots: M
     return "\n\n".join(parts) + "\n"
 
 
+DIRECTING = "\n## What a director relies on\n"
+
+
+def with_directing(page: str, section: str) -> str:
+    """`page` with `section`, which may be empty, in the place of the one that it had on what a director relies on."""
+    rest = page.partition(DIRECTING)[0].rstrip("\n")
+    return rest + (f"\n{DIRECTING}\n{section.strip()}" if section.strip() else "") + "\n"
+
+
+def directing_of(page: str) -> str:
+    """That section of a page; empty if it has none. It is the last one."""
+    return page.partition(DIRECTING)[2]
+
+
 def _drift_table(curves: Mapping[str, Mapping[str, Sequence[Estimate]]], unit: str) -> str:
     """A line per row and curve, a column per shot or chunk."""
     longest = max(len(drift[f"subject_by_{unit}"]) for drift in curves.values())
