@@ -64,9 +64,10 @@ def exhaust_memory() -> Iterator[Callable[[int], None]]:
 
         def ask_too_much(module: torch.nn.Module, *_: object) -> None:
             nonlocal calls
-            calls += isinstance(module, Head)
-            if calls >= call:
-                torch.empty(1 << 58)
+            if isinstance(module, Head):  # not the VAE, which may still be busy with the chunk before
+                calls += 1
+                if calls >= call:
+                    torch.empty(1 << 58)
 
         hooks.append(torch.nn.modules.module.register_module_forward_hook(ask_too_much))
 
