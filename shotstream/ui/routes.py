@@ -176,11 +176,12 @@ class Routes:
 
     def poster(self, request: Request) -> Response:
         """A film that was made before, for when none can be made."""
-        return FileResponse(POSTER) if POSTER.exists() else PlainTextResponse("There is no poster film.", 404)
+        return FileResponse(POSTER) if POSTER.exists() else Response(status_code=204)
 
     def health(self, request: Request) -> Response:
-        """How many tabs are open, and whether the model is loaded."""
-        return JSONResponse({"sessions": len(self.sessions), "model": self.backend.model is not None})
+        """How many tabs are open, whether the model is loaded, and whether the `session` that is asked for is known."""
+        known = self.sessions.find(request.query_params.get("session", "")) is not None
+        return JSONResponse({"sessions": len(self.sessions), "model": self.backend.model is not None, "session": known})
 
 
 def _picture(png: bytes | None) -> Response:
