@@ -172,30 +172,24 @@
   const asked_for = new URLSearchParams(location.search);
   const mode = asked_for.has("presenter") ? "presenter" : asked_for.has("embed") ? "embed" : "page";
   document.documentElement.dataset.mode = mode;
-  let script = [];
+  let script = [], told = 0;
   function step() { // the next shot of the story that is presented
-    const next = script.shift();
-    if (next) ask(), send({ do: "shoot", story: script.global_caption, caption: next });
+    const next = script[told];
+    if (next) ask(), (told += 1), send({ do: "shoot", story: script.global_caption, caption: next });
   }
   const PRESENTER = { ArrowRight: step, PageDown: step, " ": step, ArrowLeft: () => back(), PageUp: () => back() };
   async function present() {
     const stories = await (await fetch(`${home}stories`)).json();
     const { global_caption, ...shots } = stories[asked_for.get("presenter")] ?? Object.values(stories)[0];
-    script = Object.assign(Object.values(shots), { global_caption });
     const text = document.querySelector("#story textarea");
     text.value = global_caption;
     text.dispatchEvent(new Event("input", { bubbles: true }));
     box().blur();
-    watch(true);
-  }
-  // On a stage nobody reloads: the page does, as soon as the server is there again, and meanwhile a film plays.
-  async function watch(was_well) {
-    const health = await fetch(`${home}health`, { signal: AbortSignal.timeout(4000) }).then((r) => r.json()).catch(() => null);
-    if (health && !was_well) return location.reload();
-    const stage = document.querySelector("#screen"), poster = stage.querySelector(".poster");
-    if (health?.model) poster?.remove();
-    else if (!poster) stage.insertAdjacentHTML("beforeend", `<video class="poster" src="${home}poster" autoplay loop muted playsinline></video>`);
-    setTimeout(() => watch(Boolean(health)), 2000);
+    const film = await window.stage.recover(session());
+    script = Object.assign(Object.values(shots), { global_caption });
+    told = 1 + script.findLastIndex((caption) => film.includes(caption));
+    window.stage.watch(session);
+    document.documentElement.dataset.stage = "ready";
   }
   if (mode === "presenter") {
     const ready = setInterval(() => box() && session() && (clearInterval(ready), present()), 100);

@@ -199,7 +199,7 @@ class Routes:
 
     def poster(self, request: Request) -> Response:
         """A film that was made before, for when none can be made."""
-        return FileResponse(POSTER) if POSTER.exists() else PlainTextResponse("There is no poster film.", 404)
+        return FileResponse(POSTER) if POSTER.exists() else Response(status_code=204)
 
     def visit(self, request: Request) -> Response:
         """A sign of whoever looks at a tab; with the headers that say whose GPU time it is, where that is limited."""
@@ -208,11 +208,13 @@ class Routes:
         return Response(status_code=204)
 
     def health(self, request: Request) -> Response:
-        """That the page is up; whether shots can be made, or why not; how many tabs are open."""
-        return JSONResponse(self._state())
+        """That the page is up; whether shots can be made, or why not; how many tabs are open; and whether the `session`
+        that is asked for is known."""
+        known = self.sessions.find(request.query_params.get("session", "")) is not None
+        return JSONResponse(self._state() | {"session": known})
 
     def ready(self, request: Request) -> Response:
-        """The same, with 503 as long as no shot can be made."""
+        """The first part of it, with 503 as long as no shot can be made."""
         state = self._state()
         return JSONResponse(state, 200 if state["model"] else 503)
 

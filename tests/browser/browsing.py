@@ -86,6 +86,12 @@ class Tab:
 
     page: object
     complaints: list[str] = field(default_factory=list)
+    _protocol: object = None
+
+    def protocol(self) -> object:
+        """Chrome's DevTools Protocol; what one connection set, only that one takes back."""
+        self._protocol = self._protocol or self.page.context.new_cdp_session(self.page)
+        return self._protocol
 
     def watch(self, url: str) -> None:
         page = self.page
