@@ -60,6 +60,7 @@ def _takes_one_dnn(x: torch.Tensor, gelu: bool) -> bool:
         and (gelu or x.numel() >= MANY * x.shape[-1])
         and x.dtype in (torch.float32, torch.bfloat16)
         and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")  # which would have cast both sides
         and not torch.compiler.is_compiling()  # which finds it by itself
         and one_dnn_linear() is not None
     )
