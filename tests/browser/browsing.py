@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -59,6 +60,12 @@ class App:
     def health(self) -> dict:
         with urllib.request.urlopen(f"{self.url}/health", timeout=10) as answer:
             return json.load(answer)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def answers(app: App) -> bool:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browsing import PATIENCE, App, Tab
+from browsing import PATIENCE, App, Tab, free_port
 
 from shotstream.models.random_model import save_random_model
 from shotstream.models.weights import SHIPPED
@@ -31,12 +30,6 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return SHIPPED
     schedule = Schedule(default_chunks=3, max_chunks=7)
     return save_random_model(tmp_path_factory.mktemp("model"), vae="PixelAutoencoder", schedule=schedule)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import os
+import signal
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
-from browsing import App, Tab
+import numpy as np
+import pytest
+from browsing import App, Tab, free_port, wait_for
+from PIL import Image
 
 # Samples of (seconds, the player's time), and the players that there ever were; taken in the page, where no network is.
 WATCH = """(() => {
@@ -39,9 +48,9 @@ def playback(tab: Tab) -> Playback:
     """What was to be seen since `watch`, from the first new picture to the last."""
     samples, players = tab.page.evaluate("[window.seen.samples, window.seen.players.length]")
     moved = [samples[0]]
-    for at, time in samples:
-        if abs(time - moved[-1][1]) > 0.01:
-            moved.append([at, time])
+    for at, reached in samples:
+        if abs(reached - moved[-1][1]) > 0.01:
+            moved.append([at, reached])
     gaps = [after[0] - before[0] for before, after in pairwise(moved[1:])]
     return Playback([gap for gap in gaps if gap > STALL], moved[-1][0] - moved[1][0], players)
 
@@ -133,3 +142,111 @@ def test_a_stage_recovers_from_a_restart(app: App, open_tab):
     app.start()
     goes_on(tab)
     tab.complaints.clear()
+
+
+BEHIND = """(v => v.seekable.end(v.seekable.length - 1) - v.currentTime)(document.querySelector('#film video'))"""
+
+
+def sleep(tab: Tab, seconds: float) -> None:
+    """As a tab is when the computer sleeps: it runs nothing, draws nothing, receives nothing."""
+    processes = tab.page.context.browser.new_browser_cdp_session().send("SystemInfo.getProcessInfo")["processInfo"]
+    renderers = [process["id"] for process in processes if process["type"] == "renderer"]
+    try:
+        for renderer in renderers:
+            os.kill(renderer, signal.SIGSTOP)
+        time.sleep(seconds)
+    finally:
+        for renderer in renderers:
+            os.kill(renderer, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("seconds", [25, pytest.param(300, marks=pytest.mark.slow)])
+def test_a_tab_that_was_asleep_is_where_the_film_is(open_tab, seconds: int):
+    """A long film goes on while nobody looks; who comes back sees what is shown now, and directs it."""
+    tab = open_tab()
+    watch(tab)
+    choose_length(tab, "28 chunks")
+    for number in range(max(2, seconds // 15)):
+        tab.direct(f"A red ball waits {number}.")
+    tab.wait_until("document.querySelector('#film video')?.currentTime > 1")
+    sleep(tab, seconds)
+    asleep = tab.page.evaluate(
+        "Math.max(...window.seen.samples.slice(1).map((s, i) => s[0] - window.seen.samples[i][0]))"
+    )
+    assert asleep > seconds - 2
+    tab.wait_until(f"{BEHIND} < 5", 20)
+    assert tab.page.evaluate("window.seen.players.length") == 1
+    reached = tab.page.evaluate("document.querySelector('#film video').currentTime")
+    tab.wait_until(f"document.querySelector('#film video').currentTime > {reached + 2}", 30)
+    tab.page.click("#stop")
+    tab.direct("It jumps.")
+    tab.wait_until("[...document.querySelectorAll('.strip .made .caption')].at(-1)?.textContent === 'It jumps.'")
+    tab.wait_until(SEEN_TO_ITS_END)
+
+
+def choose_length(tab: Tab, length: str) -> None:
+    tab.page.click("#length input")
+    tab.page.click(f"[role=option]:has-text('{length}')")
+
+
+def difference(one: bytes, other: bytes) -> float:
+    """Mean over all pixels, of 255."""
+    pixels = (np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"), dtype=float) for picture in (one, other))
+    return float(np.abs(np.subtract(*pixels)).mean())
+
+
+@pytest.fixture
+def short_app(tmp_path: Path, app: App) -> Iterator[App]:
+    """A page whose streams end after six seconds, not after twenty minutes."""
+    short = App(free_port(), tmp_path, app.model, "import shotstream.ui.session as s; s.FRESH_AFTER = 6")
+    short.start()
+    try:
+        yield short
+    finally:
+        short.stop()
+
+
+def test_a_fresh_stream_begins_at_a_cut_once_nothing_plays(short_app: App, browser):
+    tab = Tab(browser.new_page())
+    tab.watch(short_app.url)
+    tab.page.goto(short_app.url)
+    tab.page.wait_for_selector("#next-shot textarea")
+    watch(tab)
+    tab.page.click(".story >> nth=0")  # longer than a stream lasts
+    made_and_seen(tab, 5)
+    assert playback(tab).players == 1  # but never while it plays
+    tab.page.wait_for_timeout(500)
+    last = tab.picture()
+    tab.page.wait_for_timeout(4500)  # three seconds of nothing, and the stream ends
+    assert difference(tab.picture(), last) < 10  # which nobody sees
+    tab.direct("It jumps.")
+    tab.wait_until("window.seen.players.length === 2", 20)
+    made_and_seen(tab, 6)
+    assert tab.page.locator(".strip .made").count() == 6 and tab.page.locator("#film video").count() == 1
+    assert tab.page.inner_text("#first-picture .cell >> nth=0 >> b").endswith("s")
+    tab.direct("It waits.")  # and goes on in the same one
+    made_and_seen(tab, 7)
+    assert playback(tab).players == 2 and tab.complaints == []
+    tab.page.close()
+    wait_for(lambda: short_app.health()["sessions"] == 0, 5)
+
+
+@pytest.mark.slow
+def test_ten_minutes_without_a_stall_in_two_tabs(open_tab):
+    """One player per film. Both films are made while they play."""
+    tabs = [open_tab(), open_tab()]
+    for tab in tabs:
+        watch(tab)
+        choose_length(tab, "14 chunks")
+    shots, deadline = 0, time.monotonic() + 600
+    while time.monotonic() < deadline:
+        shots += 1
+        for tab in tabs:
+            tab.direct(f"A red ball jumps {shots}.")
+        for tab in tabs:
+            tab.wait_until(f"document.querySelectorAll('.strip li').length - {SHOT_COUNT} <= 1")
+    for tab in tabs:
+        made_and_seen(tab, shots)
+        seen = playback(tab)
+        assert seen.players == 1 and seen.seconds > 500
+        assert seen.stalls == []
