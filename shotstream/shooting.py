@@ -30,8 +30,6 @@ from shotstream.takes import Prompt, Take
 
 log = logging.getLogger(__name__)
 
-ROLL_CHUNKS = 2  # that a rolling shot grows by
-
 
 @runtime_checkable
 class Foreseeing(Protocol):

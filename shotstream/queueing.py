@@ -1,0 +1,197 @@
+"""The prompts that wait, and which work is done next: rest of a shot, closing it, the next prompt, rolling on.
+
+Owns the queue and the thread's side of the camera (`shoot_next`). Knows no steps back. Footage runs ahead of the viewer
+by at most one shot.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from shotstream.backends.backend import Camera
+from shotstream.errors import UserError
+from shotstream.plan import LONGEST_SHOT
+from shotstream.reel import Reel
+from shotstream.remembering import Remembering
+from shotstream.story import clean_prompt
+from shotstream.takes import BEGINNING, Prompt, Take
+
+MAX_WAITING = 20  # prompts
+MAX_FILM_SECONDS = 600
+ROLL_CHUNKS = 2  # that a rolling shot grows by
+ROLL_AHEAD = 2.0  # seconds of footage that nobody has seen yet, below which a shot rolls on
+
+
+class Queueing(Remembering):
+    """A queue of prompts that become takes, in the thread that calls `shoot_next`."""
+
+    def __init__(self, backend: Camera, reel: Reel, on_change: Callable[[], None]) -> None:
+        super().__init__(backend, reel, on_change)
+        self._waiting: list[Prompt] = []
+        self._closed = False
+        self._held = False  # the queue waits for somebody to try again
+        self._rolling = False
+        self._seed = secrets.randbits(62)
+        self._num_keys = 0
+
+    def queue_shot(
+        self, global_caption: str, caption: str, num_chunks: int | None = None, dissolve: bool = False
+    ) -> int:
+        """Puts a shot at the end of the queue; its key. Raises UserError for a prompt or a queue that is too long, a
+        blank prompt, or a length that no shot can have."""
+        if num_chunks is not None and not 1 <= num_chunks <= LONGEST_SHOT:
+            raise UserError(f"A shot has 1 to {LONGEST_SHOT} chunks, not {num_chunks}.")
+        story, words = _clean(global_caption, caption)
+        with self._changing():
+            return self._queue(Prompt(self._new_key(), story, words, num_chunks, dissolve))
+
+    def cast(self, global_caption: str, caption: str, picture: np.ndarray) -> int:
+        """Puts a picture [H, W, 3] uint8 into the film as what the camera already saw, when its turn comes; its key."""
+        story, words = _clean(global_caption, caption)
+        with self._changing():
+            return self._queue(Prompt(self._new_key(), story, words, picture=picture))
+
+    def _queue(self, prompt: Prompt) -> int:
+        if len(self._waiting) >= MAX_WAITING:
+            raise UserError(f"{MAX_WAITING} shots are waiting already: let some of them play first.")
+        if sum(take.seconds for take in self._film()) >= MAX_FILM_SECONDS:
+            raise UserError(f"This film is {MAX_FILM_SECONDS // 60} minutes long: download it and start a new one.")
+        self._check_takes()
+        number = sum(not take.lost for take in self._film()) + len(self._waiting)
+        self._waiting.append(prompt)
+        self._held, self.message = False, None
+        self._foresee(prompt, number)
+        return prompt.key
+
+    def _new_key(self) -> int:
+        self._num_keys += 1
+        return self._num_keys
+
+    def edit(self, key: int, caption: str) -> None:
+        """Changes a prompt that waits."""
+        words = clean_prompt(caption, "The shot")
+        with self._changing():
+            place = self._place(key)
+            self._waiting[place] = replace(self._waiting[place], caption=words)
+
+    def move(self, key: int, place: int) -> None:
+        """Moves a prompt that waits to another place in the queue, from 0."""
+        with self._changing():
+            prompt = self._waiting.pop(self._place(key))
+            self._waiting.insert(max(0, place), prompt)
+
+    def remove(self, key: int) -> None:
+        """Takes a prompt out of the queue."""
+        with self._changing():
+            del self._waiting[self._place(key)]
+
+    def _place(self, key: int) -> int:
+        for place, prompt in enumerate(self._waiting):
+            if prompt.key == key:
+                return place
+        raise UserError("This shot does not wait any more: it was begun, or removed.")
+
+    def retry(self) -> None:
+        """Goes on after something went wrong: with the rest of a shot that broke off, the same as it would have been,
+        and with the queue."""
+        with self._changing():
+            self._held, self.message = False, None
+            if self._head and self._head.broken:
+                self._head.wanted, self._head.broken, self._head.stopped = self._head.broken, None, False
+
+    def keep_rolling(self, on: bool) -> None:
+        """Whether a shot goes on by itself for as long as nothing waits."""
+        with self._changing():
+            self._rolling = on
+
+    # What is made next
+
+    def shoot_next(self) -> bool:
+        """Waits for work (and for the viewer, if a whole shot lies unshown) and does one piece of it; False when
+        closed.
+
+        What goes wrong with a shot becomes the film's message, and the queue behind it is held: those shots may not
+        mean any more what was meant. The film so far stays.
+        """
+        with self._condition:
+            self._condition.wait_for(lambda: self._closed or self._next_work())
+            if self._closed:
+                return False
+            work = self._next_work()
+        work()
+        return True
+
+    def _next_work(self) -> Callable[[], None] | None:
+        head = self._head
+        if head and not head.lost:
+            if head.unfinished:
+                return lambda: self._continue(head)
+            unweighed = self._weighs and head.attention is None and head.picks is not None and head.footage
+            closing = head.memory is None and not (self._held and head.broken)  # first it is seen if it goes on
+            if closing or (head.memory and unweighed and not self._waiting):
+                return lambda: self._close(head)
+        if self._waiting and not self._held and not self._too_early(self._waiting[0]):
+            return self._begin
+        if self._rolls_on(head):
+            return lambda: self._roll_on(head)
+        return None
+
+    def _begin(self) -> None:
+        """Turns the first prompt that waits into a take."""
+        with self._condition:
+            if self._next_work() != self._begin:
+                return  # something was directed at this very moment
+            prompt = self._waiting.pop(0)
+            if prompt.after is not None:
+                self._head = None if prompt.after == BEGINNING else self._takes[prompt.after]
+            take = Take(prompt, self._head, random.Random(f"{self._seed}/{prompt.key}").getrandbits(31))
+            take.picks = self._picks(self._head, prompt.caption)
+            self._takes[take.key] = take
+            self._head = take
+        self._continue(take)
+
+    def _too_early(self, prompt: Prompt) -> bool:
+        """Is a whole shot ahead of the viewer? Then the next one can wait, and a cut wastes less. A film that goes on
+        from elsewhere is first seen to its end."""
+        if prompt.after is not None:
+            return self._unshown() is not None
+        return bool(self._head and self._head.footage and not self._head.footage[0].shown)
+
+    def _rolls_on(self, head: Take | None) -> bool:
+        return bool(
+            self._rolling
+            and not self._waiting
+            and head
+            and head.footage
+            and not head.ended
+            and not head.stopped
+            and not head.lost
+            and not self._went_on(head)
+            and head.num_chunks < LONGEST_SHOT
+            and sum(piece.duration for piece in head.footage if not piece.shown) < ROLL_AHEAD
+        )
+
+    def _roll_on(self, head: Take) -> None:
+        with self._condition:
+            if not self._rolls_on(head):
+                return
+            head.wanted = min(LONGEST_SHOT, head.num_chunks + ROLL_CHUNKS)
+            head.memory = None
+        self._continue(head)
+
+    def _failed(self, take: Take) -> None:
+        """A shot that came to nothing waits again."""
+        self._held = True
+        if not take.footage:
+            self._remove(take)
+            self._waiting.insert(0, replace(take.prompt, after=None))  # the film ends where it would go on
+
+
+def _clean(global_caption: str, caption: str) -> tuple[str, str]:
+    story = clean_prompt(global_caption, "The story") if global_caption.strip() else ""
+    return story, clean_prompt(caption, "The next shot")

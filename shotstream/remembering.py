@@ -1,0 +1,85 @@
+"""What the next shot of a film looks back at: the policy, and the frames that a director pinned or dropped.
+
+Owns these choices, by the keys of takes; how they become frames is in `context`. Knows no queue and no page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from shotstream.backends.backend import Camera
+from shotstream.can import Can
+from shotstream.context import DIRECTED, Pick, look_back, nearest
+from shotstream.errors import UserError
+from shotstream.keeping import numbered
+from shotstream.memory import Memory
+from shotstream.reel import Reel
+from shotstream.takes import Take, path_to, remembered
+
+
+class Remembering(Can):
+    """What a film remembers, and what of it counts."""
+
+    def __init__(self, backend: Camera, reel: Reel, on_change: Callable[[], None]) -> None:
+        super().__init__(backend, reel, on_change)
+        self._policy = "recent"
+        self._pinned: set[Pick] = set()  # (key of a take, frame) each
+        self._dropped: set[Pick] = set()
+
+    @property
+    def memory(self) -> Memory:
+        """What the film remembers: that of its last closed take."""
+        with self._condition:
+            return remembered(self._head)
+
+    def remember_by(self, policy: str) -> None:
+        """Chooses how the frames are chosen that the next shot looks back at."""
+        if policy not in DIRECTED:
+            raise UserError(f"A film remembers by {', '.join(DIRECTED)}, not by {policy[:40]!r}.")
+        with self._changing():
+            self._policy = policy
+
+    def pin(self, key: int, frame: int, on: bool = True) -> None:
+        """From now on every shot of the films with this take looks back at this frame of it."""
+        self._mark(self._pinned, key, frame, on)
+
+    def drop(self, key: int, frame: int, on: bool = True) -> None:
+        """From now on no shot looks back at this frame. Raises UserError if it is the last one."""
+        self._mark(self._dropped, key, frame, on)
+
+    def _mark(self, marked: set[Pick], key: int, frame: int, on: bool) -> None:
+        with self._changing():
+            take = self._find(key)
+            if take.memory is None or frame not in take.memory.shots[-1].offsets:
+                raise UserError("The film does not remember this frame.")
+            marked -= {(key, frame)}
+            marked |= {(key, frame)} if on else set()
+            if all((t.key, o) in self._dropped for t in self._film() if t.memory for o in t.memory.shots[-1].offsets):
+                marked.discard((key, frame))
+                raise UserError("This is the last frame that the next shot can look back at: keep it.")
+
+    def weigh_attention(self, on: bool) -> None:
+        """Whether shots tell how much attention the frames that they looked back at got."""
+        with self._changing():
+            self._weighs = on
+
+    def _picks(self, head: Take | None, caption: str) -> tuple[Pick, ...] | None:
+        """What a shot after `head` looks back at, None for a first shot."""
+        closed = [take for take in path_to(head) if take.memory]
+        if not closed:
+            return None
+        pinned, dropped = numbered(self._pinned, closed), numbered(self._dropped, closed)
+        shots = closed[-1].memory.shots
+        if len(dropped) == sum(len(shot.offsets) for shot in shots):
+            dropped = ()  # all that this film has was dropped in a longer one
+        return look_back(shots, caption, self._policy, pinned, dropped)
+
+    def _remember(self, take: Take, memory: Memory) -> None:
+        """A shot that has become longer or shorter is remembered by other frames: a pin holds the nearest."""
+        take.memory, offsets = memory, memory.shots[-1].offsets
+        for key, frame in [mark for mark in self._pinned | self._dropped if mark[0] == take.key]:
+            if (key, frame) in self._pinned and frame not in offsets:
+                self._pinned -= {(key, frame)}
+                self._pinned |= {(key, nearest(offsets, frame))}
+            if frame not in offsets:
+                self._dropped.discard((key, frame))
