@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from shotstream.__main__ import main
 from shotstream.engine import Engine
 from shotstream.errors import UserError
-from shotstream.evaluation import metrics, toyworld, variants
+from shotstream.evaluation import metrics, reader, toyworld, variants
 from shotstream.evaluation.cuts import Content, TransNet, best_detector
 from shotstream.evaluation.estimate import over_stories
 from shotstream.evaluation.features import RealMeasures, between, flicker, motion, within
@@ -634,3 +634,12 @@ def test_a_folder_without_a_network_is_told(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="no CLIP model that can be read"):
         RealMeasures(None, tmp_path, None, CPU)
+
+
+def test_colours_scattered_over_a_picture_are_nobody_and_no_error():
+    """Half of a colour at either edge: its middle column has none of it."""
+    frame = world.to_rgb(world.backdrop(world.PLACES[0], world.TIMES[0], "wide", 0)).copy()
+    red, blue = (world.PALETTE[world.colour_index("body", colour)] for colour in ("red", "blue"))
+    frame[8:28, :6] = frame[8:28, -6:] = red
+    frame[8:28, 8:13] = blue
+    assert reader.read_frame(frame).colour == "red"

@@ -73,10 +73,13 @@ def _read_on(frame: np.ndarray, stage: Stage) -> Reading:
     own = [nearest == colour for colour in (first, second)]
     if stage.lens == "close" or votes[second] < body or abs(_middle(own[0]) - _middle(own[1])) < size:
         return replace(reading, **_read_figure(pixels, differs, coloured, first, stage.lens))
-    figures = []
+    masks = []
     for middle, colour in sorted(((_middle(mask), colour) for mask, colour in zip(own, (first, second), strict=True))):
         near = np.abs(np.arange(world.WIDTH) - middle) < 0.75 * size
-        figures.append(_read_figure(pixels, differs, (nearest == colour) & near, colour, stage.lens))
+        masks.append(((nearest == colour) & near, colour))
+    if not all(mask.any() for mask, _ in masks):  # scattered over the picture: nobody's body
+        return replace(reading, **_read_figure(pixels, differs, coloured, first, stage.lens))
+    figures = [_read_figure(pixels, differs, mask, colour, stage.lens) for mask, colour in masks]
     return replace(reading, **figures[0], **{f"partner_{name}": value for name, value in figures[1].items()})
 
 
