@@ -352,6 +352,7 @@ def table(tmp_path):
 @pytest.mark.timeout(900)
 def test_the_page_of_variants_is_made_once(table, tmp_path, capsys, monkeypatch):
     pytest.importorskip("matplotlib")
+    monkeypatch.setattr(variants, "BENCH_SHOTS", 1)  # how fast a row is, is measured elsewhere
     assert main([*table, "--stories", "2"]) == 0
     assert main([*table, "--stories", "2", "--drift", "0"]) == 0, "the same rows"
     page, figures = (tmp_path / "page.md").read_text(), json.loads((tmp_path / "page.json").read_text())
@@ -448,7 +449,8 @@ def test_an_interrupted_page_keeps_its_rows(tmp_path):
         variants.Results(path)
 
 
-def test_plain_evaluation_writes_a_table_and_json(random_model_folder, tmp_path, capsys):
+def test_plain_evaluation_writes_a_table_and_json(random_model_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(variants, "BENCH_SHOTS", 1)
     file = tmp_path / "figures.json"
     options = [str(random_model_folder), "--stories", "1", "--set", "test", "--json", str(file)]
     assert main(["evaluate", *options]) == 0
@@ -549,7 +551,10 @@ def test_networks_are_not_read_from_pickles(feature_folders, tmp_path):
         RealMeasures(folder, None, detector=None, device=CPU)
 
 
-def test_real_evaluation_measures_what_it_has_networks_for(random_model_folder, feature_folders, tmp_path, capsys):
+def test_real_evaluation_measures_what_it_has_networks_for(
+    random_model_folder, feature_folders, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(variants, "BENCH_SHOTS", 1)
     dino, clip = feature_folders
     (tmp_path / "a.json").write_text('{"global_caption": "a cat ", "shot1": "red", "shot2": "blue"}')
     (tmp_path / "b.json").write_text('{"global_caption": "a fox ", "shot1": "blue", "shot2": "red"}')

@@ -57,7 +57,7 @@ window.playing = (() => {
 
   // After a stall or a sleep the viewer would lie behind for good, and every answer to a prompt come late: what is a little
   // late is played a little faster, what is far behind (a tab that was asleep) is left out.
-  const NEAR = 2.5, FAR = 4, LOST = 15; // seconds
+  const NEAR = 2.5, FAR = 4, LOST = 8; // seconds
   // Over a slow network a film begins when a little of it is there, not with a first chunk and a wait for the second.
   const SLOW = 250, ENOUGH = 1.3, AT_MOST = 1200; // milliseconds on the way, seconds ahead, milliseconds
   let held = null; // since when

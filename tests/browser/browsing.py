@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,6 +60,15 @@ class App:
     def health(self) -> dict:
         with urllib.request.urlopen(f"{self.url}/health", timeout=10) as answer:
             return json.load(answer)
+
+
+def running(app: App) -> Iterator[App]:
+    """For fixtures: the page, which ends with them."""
+    app.start()
+    try:
+        yield app
+    finally:
+        app.stop()
 
 
 def free_port() -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browsing import PATIENCE, App, Tab, free_port
+from browsing import PATIENCE, App, Tab, free_port, running
 
 from shotstream.models.random_model import save_random_model
 from shotstream.models.weights import SHIPPED
@@ -45,21 +45,10 @@ def browser():
         chromium.close()
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped model, or random weights where that is missing."""
-    return model_folder(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def app(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    """The page with that model."""
-    app = App(free_port(), tmp_path_factory.mktemp("app"), model)
-    app.start()
-    try:
-        yield app
-    finally:
-        app.stop()
+@pytest.fixture(scope="session")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    """The page with the shipped model, or random weights where that is missing; one for all tests, as on a server."""
+    yield from running(App(free_port(), tmp_path_factory.mktemp("app"), model_folder(tmp_path_factory)))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browsing import App, Tab, free_port, wait_for
+from browsing import App, Tab, free_port, running, wait_for
 from PIL import Image
 
 # Samples of (seconds, the player's time), and the players that there ever were; taken in the page, where no network is.
@@ -30,7 +30,6 @@ STALL = 0.3  # seconds without a new picture
 SHOT_COUNT = "document.querySelectorAll('.strip li.made').length"
 SEEN_TO_ITS_END = """(v => v && v.seekable.length && v.seekable.end(v.seekable.length - 1) - v.currentTime < 0.2)
     (document.querySelector('#film video'))"""
-FIVE_SHOTS = ".story:has-text('star in the desert')"
 READY = "document.documentElement.dataset.stage === 'ready'"
 
 
@@ -84,15 +83,16 @@ def play_again(tab: Tab) -> None:
 
 def test_on_a_slow_network_nothing_stalls_after_the_start(open_tab):
     tab = open_tab()
-    tab.page.click(FIVE_SHOTS)
-    made_and_seen(tab, 5)
+    choose_length(tab, "7 chunks")
+    tab.direct("A red ball jumps.")
+    made_and_seen(tab, 1)
     throttle(tab, latency=150, megabits=5)
     watch(tab)
     play_again(tab)
     tab.page.wait_for_timeout(1000)
-    made_and_seen(tab, 5)
+    made_and_seen(tab, 1)
     seen = playback(tab)
-    assert seen.players == 1 and seen.seconds > 8
+    assert seen.players == 1 and seen.seconds > 4
     assert len(seen.stalls) <= 1 and sum(seen.stalls) < 1  # a browser that has to share two cores may hiccup once
     on_the_way = float(tab.page.inner_text("#first-picture .cell >> nth=1 >> b").split()[0])
     assert 0.15 < on_the_way < 2
@@ -161,20 +161,17 @@ def sleep(tab: Tab, seconds: float) -> None:
             os.kill(renderer, signal.SIGCONT)
 
 
-@pytest.mark.parametrize("seconds", [25, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [11, pytest.param(300, marks=pytest.mark.slow)])
 def test_a_tab_that_was_asleep_is_where_the_film_is(open_tab, seconds: int):
     """A long film goes on while nobody looks; who comes back sees what is shown now, and directs it."""
     tab = open_tab()
     watch(tab)
-    choose_length(tab, "28 chunks")
-    for number in range(max(2, seconds // 15)):
+    choose_length(tab, "14 chunks")
+    for number in range(2 + seconds // 10):
         tab.direct(f"A red ball waits {number}.")
     tab.wait_until("document.querySelector('#film video')?.currentTime > 1")
     sleep(tab, seconds)
-    asleep = tab.page.evaluate(
-        "Math.max(...window.seen.samples.slice(1).map((s, i) => s[0] - window.seen.samples[i][0]))"
-    )
-    assert asleep > seconds - 2
+    tab.wait_until(f"window.seen.samples.some((one, i, all) => i && one[0] - all[i - 1][0] > {seconds - 2})", 5)
     tab.wait_until(f"{BEHIND} < 5", 20)
     assert tab.page.evaluate("window.seen.players.length") == 1
     reached = tab.page.evaluate("document.querySelector('#film video').currentTime")
@@ -198,13 +195,10 @@ def difference(one: bytes, other: bytes) -> float:
 
 @pytest.fixture
 def short_app(tmp_path: Path, app: App) -> Iterator[App]:
-    """A page whose streams end after six seconds, not after twenty minutes."""
-    short = App(free_port(), tmp_path, app.model, "import shotstream.ui.session as s; s.FRESH_AFTER = 6")
-    short.start()
-    try:
-        yield short
-    finally:
-        short.stop()
+    """A page whose streams end after a second, not after twenty minutes."""
+    yield from running(
+        App(free_port(), tmp_path, app.model, "import shotstream.ui.session as session; session.FRESH_AFTER = 1")
+    )
 
 
 def test_a_fresh_stream_begins_at_a_cut_once_nothing_plays(short_app: App, browser):
@@ -213,8 +207,9 @@ def test_a_fresh_stream_begins_at_a_cut_once_nothing_plays(short_app: App, brows
     tab.page.goto(short_app.url)
     tab.page.wait_for_selector("#next-shot textarea")
     watch(tab)
-    tab.page.click(FIVE_SHOTS)  # longer than a stream lasts
-    made_and_seen(tab, 5)
+    for caption in ("A red ball jumps.", "It waits."):  # longer than a stream lasts
+        tab.direct(caption)
+    made_and_seen(tab, 2)
     assert playback(tab).players == 1  # but never while it plays
     tab.page.wait_for_timeout(500)
     last = tab.picture()
@@ -222,11 +217,11 @@ def test_a_fresh_stream_begins_at_a_cut_once_nothing_plays(short_app: App, brows
     assert difference(tab.picture(), last) < 10  # which nobody sees
     tab.direct("It jumps.")
     tab.wait_until("window.seen.players.length === 2", 20)
-    made_and_seen(tab, 6)
-    assert tab.page.locator(".strip .made").count() == 6 and tab.page.locator("#film video").count() == 1
+    made_and_seen(tab, 3)
+    assert tab.page.locator(".strip .made").count() == 3 and tab.page.locator("#film video").count() == 1
     assert tab.page.inner_text("#first-picture .cell >> nth=0 >> b").endswith("s")
     tab.direct("It waits.")  # and goes on in the same one
-    made_and_seen(tab, 7)
+    made_and_seen(tab, 4)
     assert playback(tab).players == 2 and tab.complaints == []
     tab.page.close()
     wait_for(lambda: short_app.health()["sessions"] == 0, 5)
@@ -234,12 +229,12 @@ def test_a_fresh_stream_begins_at_a_cut_once_nothing_plays(short_app: App, brows
 
 @pytest.mark.slow
 def test_ten_minutes_without_a_stall_in_two_tabs(open_tab):
-    """One player per film. Both films are made while they play."""
+    """One player per film, as long as a film may be. Both films are made while they play."""
     tabs = [open_tab(), open_tab()]
     for tab in tabs:
         watch(tab)
-        choose_length(tab, "14 chunks")
-    shots, deadline = 0, time.monotonic() + 600
+        choose_length(tab, "7 chunks")
+    shots, deadline = 0, time.monotonic() + 585
     while time.monotonic() < deadline:
         shots += 1
         for tab in tabs:
@@ -249,5 +244,5 @@ def test_ten_minutes_without_a_stall_in_two_tabs(open_tab):
     for tab in tabs:
         made_and_seen(tab, shots)
         seen = playback(tab)
-        assert seen.players == 1 and seen.seconds > 500
-        assert seen.stalls == []
+        assert seen.players == 1 and seen.seconds > 580
+        assert len(seen.stalls) <= 1 and sum(seen.stalls) < 1

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
+from browsing import App, free_port, running
 
 from shotstream.models.weights import SHIPPED
 
@@ -15,13 +16,13 @@ SHAPES = {"landscape": [48, 32], "portrait": [32, 48], "square": [32, 32]}
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped model, said to make other shapes too."""
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    """The page with the shipped model, said to make other shapes too."""
     folder = tmp_path_factory.mktemp("shapes") / "model"
     shutil.copytree(SHIPPED, folder)
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps(index | {"shapes": SHAPES}))
-    return folder
+    yield from running(App(free_port(), tmp_path_factory.mktemp("app"), folder))
 
 
 def test_a_film_has_the_shape_that_was_chosen_before_its_first_shot(open_tab):
