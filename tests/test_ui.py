@@ -8,8 +8,15 @@ import socket
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import gradio as gr
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
 
 from shotstream.backends.in_process import InProcessBackend
 from shotstream.errors import UserError
@@ -20,8 +27,8 @@ from shotstream.sampler import Schedule
 from shotstream.ui import launch, render
 from shotstream.ui.limits import Limits
 from shotstream.ui.page import STORIES, Page
-from shotstream.ui.player import LivePlayer
-from shotstream.ui.session import LEAD, Session, Sessions
+from shotstream.ui.player import LivePlayer, Transport
+from shotstream.ui.session import LEAD, MOST_LEAD, Session, Sessions
 from shotstream.views import FilmView, FrameView, NodeView, QueuedView, TakeView
 
 MARKUP = "<img src=x onerror=alert(1)> & \"quotes\" 'too'"
@@ -116,6 +123,73 @@ def test_segments_leave_shortly_before_they_are_needed_and_the_film_goes_on_afte
     for number, (at, _) in enumerate(sent):
         before = sum(duration for _, duration in sent[:number])
         assert before - (at - begin) <= LEAD + 0.05  # seconds ahead of a viewer who began at the first segment
+
+
+def test_segments_leave_earlier_where_their_way_is_long(backend: InProcessBackend):
+    sessions = Sessions(backend)
+    session = sessions.open("one")
+    sessions.late("one", 0.1)
+    sessions.late("somebody who left", 9)
+    assert session.lead == LEAD
+    sessions.late("one", 1.0)
+    assert LEAD + 0.3 < session.lead < LEAD + 0.5
+    sessions.late("one", 600)  # a tab that slept
+    assert session.lead == MOST_LEAD
+    for _ in range(8):
+        sessions.late("one", 0.1)
+    assert session.lead == LEAD
+    sessions.close_all()
+
+
+def test_a_stream_ends_only_when_nothing_plays_and_nothing_is_to_come(
+    backend: InProcessBackend, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("shotstream.ui.session.FRESH_AFTER", 0.5)
+    monkeypatch.setattr("shotstream.ui.session.STILL", 0.2)
+    session = Session(backend)
+
+    async def play(prompts: int, patience: float) -> tuple[float, float]:
+        """Seconds until the stream ended, and that it showed."""
+        for _ in range(prompts):
+            session.director.queue_shot("", "A cat runs.")
+        started, shown = time.monotonic(), 0.0
+        async with asyncio.timeout(patience):
+            async for *_, segment in session.screen():
+                shown += segment.duration if segment else 0.0
+        return time.monotonic() - started, shown
+
+    async def one_after_the_other() -> None:
+        lasted, shown = await play(1, 30)
+        assert shown > 2 and lasted > shown + 0.2
+        assert not session.director.closed
+        assert (await play(1, 30))[1] == pytest.approx(shown)  # the next one goes on
+        with pytest.raises(TimeoutError):
+            await play(0, 1.5)  # one that showed nothing has nothing to be rid of
+
+    asyncio.run(one_after_the_other())
+    session.close()
+
+
+def test_a_segment_says_how_long_ago_it_left():
+    with gr.Blocks() as blocks:
+        player = LivePlayer(streaming=True)
+    left, _ = asyncio.run(player.stream_output(Segment(b"data", 0.75, 12), "stream", True))
+    blocks.pending_streams["tab"]["run"] = {player._id: SimpleNamespace(segments=[{"id": "one", **left}])}
+    told: list[tuple[str, float]] = []
+
+    async def app(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("data")
+
+    site = Starlette(routes=[Route("/{path:path}", app)])
+    client = TestClient(Transport(site, blocks, lambda name, seconds: told.append((name, seconds))))
+    time.sleep(0.05)
+    answer = client.get(f"/gradio_api/stream/tab/run/{player._id}/one.ts")
+    name, milliseconds = answer.headers["Server-Timing"].split(";dur=")
+    assert name == "left" and 50 <= float(milliseconds) < 5000
+    assert told[0][0] == "tab" and 0.05 <= told[0][1] < 5
+    for other in (f"{player._id}/other.ts", "9999/one.ts", f"{player._id}/playlist.m3u8"):
+        assert "Server-Timing" not in client.get(f"/gradio_api/stream/tab/run/{other}").headers
+    assert len(told) == 1
 
 
 def test_sessions_are_separate_and_end_for_good(backend: InProcessBackend):
