@@ -161,13 +161,14 @@ def sleep(tab: Tab, seconds: float) -> None:
             os.kill(renderer, signal.SIGCONT)
 
 
-@pytest.mark.parametrize("seconds", [11, pytest.param(300, marks=pytest.mark.slow)])
-def test_a_tab_that_was_asleep_is_where_the_film_is(open_tab, seconds: int):
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seconds, chunks", [(11, 14), pytest.param(300, 28, marks=pytest.mark.slow)])
+def test_a_tab_that_was_asleep_is_where_the_film_is(open_tab, seconds: int, chunks: int):
     """A long film goes on while nobody looks; who comes back sees what is shown now, and directs it."""
     tab = open_tab()
     watch(tab)
-    choose_length(tab, "14 chunks")
-    for number in range(2 + seconds // 10):
+    choose_length(tab, f"{chunks} chunks")
+    for number in range(2 + seconds // (chunks * 3 // 4)):  # longer than it sleeps
         tab.direct(f"A red ball waits {number}.")
     tab.wait_until("document.querySelector('#film video')?.currentTime > 1")
     sleep(tab, seconds)
@@ -228,6 +229,7 @@ def test_a_fresh_stream_begins_at_a_cut_once_nothing_plays(short_app: App, brows
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_ten_minutes_without_a_stall_in_two_tabs(open_tab):
     """One player per film, as long as a film may be. Both films are made while they play."""
     tabs = [open_tab(), open_tab()]
