@@ -146,9 +146,7 @@ def test_same_seed_same_film(made, random_model_folder, story):
     for seed, same in ((3, True), (4, False)):
         output = story.with_name(f"{seed}.mp4")
         options = ["--model", random_model_folder, "--chunks", 2, "--seed", seed, "--device", "cpu"]
-        assert (
-            main([str(word) for word in ("film", story, "-o", output, *options)]) == 0
-        )  # in another process than `made`
+        assert main([str(word) for word in ("film", story, "-o", output, *options)]) == 0  # `made` in another process
         assert np.array_equal(pictures(output)[1], first) == same
         assert (read_note(output) == read_note(folder / "film.mp4")) == same
     assert sorted(file.name for file in story.parent.iterdir()) == ["3.mp4", "4.mp4", "story.json"]

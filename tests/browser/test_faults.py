@@ -83,17 +83,16 @@ def play_again(tab: Tab) -> None:
 
 def test_on_a_slow_network_nothing_stalls_after_the_start(open_tab):
     tab = open_tab()
-    choose_length(tab, "7 chunks")
-    tab.direct("A red ball jumps.")
-    made_and_seen(tab, 1)
+    tab.page.click(".story:has-text('star in the desert')")
+    made_and_seen(tab, 5)
     throttle(tab, latency=150, megabits=5)
     watch(tab)
     play_again(tab)
     tab.page.wait_for_timeout(1000)
-    made_and_seen(tab, 1)
+    made_and_seen(tab, 5)
     seen = playback(tab)
-    assert seen.players == 1 and seen.seconds > 4
-    assert len(seen.stalls) <= 1 and sum(seen.stalls) < 1  # a browser that has to share two cores may hiccup once
+    assert seen.players == 1 and seen.seconds > 8
+    assert seen.stalls == []
     on_the_way = float(tab.page.inner_text("#first-picture .cell >> nth=1 >> b").split()[0])
     assert 0.15 < on_the_way < 2
 
@@ -247,4 +246,4 @@ def test_ten_minutes_without_a_stall_in_two_tabs(open_tab):
         made_and_seen(tab, shots)
         seen = playback(tab)
         assert seen.players == 1 and seen.seconds > 580
-        assert len(seen.stalls) <= 1 and sum(seen.stalls) < 1
+        assert seen.stalls == []
