@@ -93,12 +93,12 @@ def empty_model(folder: str | None, dtype: torch.dtype, low_vram: bool = False) 
     from transformers import UMT5Config, UMT5EncoderModel
 
     from shotstream.models.components import LARGE_ENCODER, VAES, count_parameters
+    from shotstream.models.folder import read_numbers
     from shotstream.models.model import Model
     from shotstream.models.published import PUBLISHED, PUBLISHED_SIZE, UMT5_XXL, WAN
     from shotstream.models.text import UMT5Text
     from shotstream.models.transformer import ShotTransformer
     from shotstream.models.vae import LodgedState, WanVAE
-    from shotstream.models.weights import read_numbers
     from shotstream.sampler import Schedule
 
     numbers = read_numbers(Path(folder)) if folder else None
@@ -162,8 +162,8 @@ class Work:
 
 def shot_work(model: Model, height: int, width: int, chunks: int) -> Work:
     """Four steps and a cache pass a chunk (none after the last), and the context pass. VAE and text are not counted."""
-    from shotstream.bench import transformer_flops
     from shotstream.context import MAX_CONTEXT_FRAMES
+    from shotstream.evaluation.rates import call_flops
 
     transformer, schedule = model.transformer, model.schedule
     rows, columns = height // model.vae.spatial_factor, width // model.vae.spatial_factor
@@ -175,13 +175,12 @@ def shot_work(model: Model, height: int, width: int, chunks: int) -> Work:
     for index in range(chunks):
         attended = MAX_CONTEXT_FRAMES + schedule.chunk_frames * min(index + 1, schedule.max_chunks)
         calls.append((schedule.chunk_frames, attended, len(schedule.steps) + (index + 1 < chunks)))
-    everything = attention = read = 0
+    linear = attention = read = 0
     for frames, attended, times in calls:
-        everything += times * transformer_flops(transformer, frames, attended, rows, columns)
-        keys = attended * tokens + config.text_len
-        attention += times * 4 * config.num_layers * frames * tokens * config.dim * keys
+        flops = call_flops(transformer, frames, attended, rows, columns)
+        linear, attention = linear + times * flops.matrix, attention + times * flops.attention
         read += times * (weights + attended * row)
-    return Work(everything - attention, attention, read, model.shot_frames(chunks), model.fps)
+    return Work(linear, attention, read, model.shot_frames(chunks), model.fps)
 
 
 def room(size: int) -> float:

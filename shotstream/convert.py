@@ -40,8 +40,8 @@ def run(args: argparse.Namespace) -> int:
     import torch  # and what needs it, not at the top: a mistake is told at once
 
     from shotstream.models.checkpoint import load_checkpoint
+    from shotstream.models.folder import save_model
     from shotstream.models.published import PUBLISHED_PROMPTING, PUBLISHED_SHAPES, PUBLISHED_SIZE, WAN
-    from shotstream.models.weights import save_model
     from shotstream.sampler import Schedule
 
     transformer = load_checkpoint(args.checkpoint, dtype=torch.bfloat16, num_heads=args.heads)

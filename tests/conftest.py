@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from shotstream.backends.in_process import InProcessBackend
     from shotstream.models.model import Model
 
 
@@ -47,6 +48,18 @@ def random_model(random_model_folder: Path) -> Model:
     from shotstream.models.weights import load_model
 
     return load_model(random_model_folder)
+
+
+@pytest.fixture(scope="module")
+def backend(random_model_folder: Path) -> InProcessBackend:
+    """A home of that model, with a line of its own for every module."""
+    from shotstream.backends.in_process import InProcessBackend
+    from shotstream.models.weights import load_model
+
+    backend = InProcessBackend(lambda: load_model(random_model_folder))
+    backend.start()
+    backend.wait()
+    return backend
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from shotstream import bench
 from shotstream.budget import empty_model
-from shotstream.evaluation import budget
+from shotstream.evaluation import budget, speed
+from shotstream.evaluation.rates import call_flops
 from shotstream.models import kernels
 from shotstream.models.cache import ShotCache
 from shotstream.models.random_model import fill_randomly
@@ -44,24 +44,24 @@ def test_counted_flops_are_those_that_torch_sees(stop, monkeypatch):
             torch.randn(1, frames, 16, rows, columns), times, caption, phases,
             cache.chunk_windows(stop),
         )  # fmt: skip
-    assert bench.transformer_flops(transformer, frames, context + stop, rows, columns) == counter.get_total_flops()
+    assert call_flops(transformer, frames, context + stop, rows, columns).total == counter.get_total_flops()
 
 
 def test_published_size_is_what_the_facts_say():
     """A full-size call on the last chunk of a shot, in the middle of which about 36 TFLOP were counted elsewhere."""
     with torch.device("meta"):
         transformer = ShotTransformer()
-    middle = bench.transformer_flops(transformer, 3, 6 + 12, 60, 104)
+    middle = call_flops(transformer, 3, 6 + 12, 60, 104).total
     assert 25e12 < middle < 45e12
 
 
 def test_figures_agree_with_each_other(random_model):
-    report = bench.measure(random_model, shots=2, chunks=2)
+    report = speed.measure(random_model, shots=2, chunks=2)
     assert (report.shots, report.chunks, report.frames) == (2, 2, 42)
     assert (report.width, report.height) == (48, 32)
     assert 0 < report.first_pixels_seconds < report.first_segment_seconds
     assert 0 < report.fps < report.fps_without_vae
-    assert list(report.stages) == list(bench.STAGES)
+    assert list(report.stages) == list(speed.STAGES)
     assert all(stage.milliseconds > 0 for stage in report.stages.values())
     assert 0.5 < sum(stage.share for stage in report.stages.values()) < 2.1  # Python is besides; some stages overlap
     assert list(report.first_picture) == list(budget.PARTS) and all(s >= 0 for s in report.first_picture.values())
@@ -73,8 +73,8 @@ def test_figures_agree_with_each_other(random_model):
     assert report.denoise_share_of_matmul == pytest.approx(
         report.denoise_flops_per_second / report.matmul_flops_per_second
     )
-    text = bench.table(report)
-    assert all(label in text for label, _ in bench.STAGES.values())
+    text = speed.table(report)
+    assert all(label in text for label, _ in speed.STAGES.values())
     assert f"{report.fps:.2f} FPS" in text
 
 
@@ -119,7 +119,7 @@ def test_beside_the_plain_procedure(random_model_folder, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["apart"] < 1e-4 and found["frames"] == 21
     for side in ("ours", "baseline"):
-        assert list(found[side]["stages"]) == list(bench.STAGES) and all(s > 0 for s in found[side]["stages"].values())
+        assert list(found[side]["stages"]) == list(speed.STAGES) and all(s > 0 for s in found[side]["stages"].values())
         assert 0 < found[side]["first_pixels"] < sum(found[side]["stages"].values()) * 1.5
     assert found["ours"]["first_pixels"] < found["baseline"]["first_pixels"]
     assert main(["bench", "--baseline", *options]) == 0
@@ -146,8 +146,8 @@ def test_a_shot_costs_the_same_late_in_a_film_and_memory_stays_flat():
     engine, memory = Engine(load_model(), overlap=False), Memory()
     seconds, held = [], []
     for number in range(30):
-        caption = compose_caption(bench.WORLD, number, "It jumps.")
-        take = bench.shoot(engine, ShotRequest(caption, memory, number, 2), time.process_time)
+        caption = compose_caption(speed.WORLD, number, "It jumps.")
+        take = speed.shoot(engine, ShotRequest(caption, memory, number, 2), time.process_time)
         memory = take.memory
         seconds.append(take.total)
         held.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
@@ -159,7 +159,7 @@ def test_a_shot_costs_the_same_late_in_a_film_and_memory_stays_flat():
 def test_shapes_alone_become_a_model_that_shoots(random_model_folder):
     """What `--size published` measures, at a size that fits here."""
     model = fill_randomly(empty_model(str(random_model_folder), torch.float32), torch.device("cpu"))
-    report = bench.measure(model, shots=1, chunks=2)
+    report = speed.measure(model, shots=1, chunks=2)
     assert report.frames == 21 and report.fps > 0
     encoder = model.text.encoder
     assert encoder.get_input_embeddings() is encoder.encoder.embed_tokens

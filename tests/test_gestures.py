@@ -13,19 +13,8 @@ from starlette.testclient import TestClient
 
 from shotstream.backends.in_process import InProcessBackend
 from shotstream.director import Director
-from shotstream.models.random_model import save_random_model
-from shotstream.models.weights import load_model
 from shotstream.ui.gestures import GESTURES, MAX_BYTES, perform, read_gesture
 from shotstream.ui.page import Page
-
-
-@pytest.fixture(scope="module")
-def backend(tmp_path_factory: pytest.TempPathFactory) -> InProcessBackend:
-    folder = save_random_model(tmp_path_factory.mktemp("model"), vae="PixelAutoencoder")
-    backend = InProcessBackend(lambda: load_model(folder))
-    backend.start()
-    backend.wait()
-    return backend
 
 
 @pytest.fixture

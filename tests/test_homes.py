@@ -33,14 +33,6 @@ from shotstream.views import FilmView
 SHOT = ShotRequest(caption="A secret ball.", num_chunks=2)
 
 
-@pytest.fixture(scope="module")
-def backend(random_model_folder: Path) -> InProcessBackend:
-    backend = InProcessBackend(lambda: load_model(random_model_folder))
-    backend.start()
-    backend.wait()
-    return backend
-
-
 @pytest.mark.parametrize(
     ("environment", "home", "why"),
     [

@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from complaints import refusal
 
-from shotstream.backends.in_process import InProcessBackend
 from shotstream.backends.safety import GuardedBackend, Rules, read_rules
 from shotstream.events import Chunk, ShotDone, ShotRequest
-from shotstream.models.weights import load_model
-
-
-@pytest.fixture(scope="module")
-def backend(random_model_folder: Path) -> InProcessBackend:
-    backend = InProcessBackend(lambda: load_model(random_model_folder))
-    backend.start()
-    backend.wait()
-    return backend
 
 
 def test_nothing_is_checked_unless_the_host_says_so():

@@ -16,8 +16,9 @@ from shotstream.engine import Engine
 from shotstream.errors import UserError
 from shotstream.events import Chunk, Progress, ShotDone, ShotRequest
 from shotstream.memory import Memory
+from shotstream.models.folder import save_model
 from shotstream.models.model import Model
-from shotstream.models.weights import load_model, save_model
+from shotstream.models.weights import load_model
 from shotstream.sampler import Guidance, seeded_noise
 
 CAPTIONS = ("a fox in the snow shot0:it runs", "a fox in the snow shot1:close shot")

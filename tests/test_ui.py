@@ -24,7 +24,7 @@ from shotstream.media import Segment
 from shotstream.models.random_model import save_random_model
 from shotstream.models.weights import load_model
 from shotstream.sampler import Schedule
-from shotstream.ui import launch, render
+from shotstream.ui import drawers, launch, render
 from shotstream.ui.limits import Limits
 from shotstream.ui.page import STORIES, Page
 from shotstream.ui.player import LivePlayer, Transport
@@ -74,8 +74,8 @@ def test_what_people_type_is_shown_as_text():
         render.header(MARKUP),
         render.download('x"><b>'),
         render.subtitle(view),
-        render.memory(view, 'x"><b>'),
-        render.futures(view, 'x"><b>'),
+        drawers.memory(view, 'x"><b>'),
+        drawers.futures(view, 'x"><b>'),
     ]
     for html in markup:
         assert "<img src=x" not in html and '"><b>' not in html

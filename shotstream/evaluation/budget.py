@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 from shotstream.backends.in_process import Turns
-from shotstream.bench import WORLD, shoot
 from shotstream.engine import Engine
+from shotstream.evaluation.speed import WORLD, shoot
 from shotstream.events import ShotRequest
 from shotstream.memory import Memory
 from shotstream.story import compose_caption

@@ -255,11 +255,11 @@ def _real(args: argparse.Namespace) -> int:
         if path and not path.is_dir():
             raise UserError(f"There is no folder {path}.")
     model = load_model(args)
-    from shotstream import bench
     from shotstream.engine import Engine
     from shotstream.evaluation.cuts import best_detector
     from shotstream.evaluation.estimate import over_stories
     from shotstream.evaluation.features import RealMeasures
+    from shotstream.evaluation.speed import measure as measure_speed
     from shotstream.evaluation.toyworld import film_of_captions
     from shotstream.evaluation.variants import BENCH_SHOTS
 
@@ -275,7 +275,7 @@ def _real(args: argparse.Namespace) -> int:
     figures = {
         name: over_stories(film.get(name) for film in films) for name in dict.fromkeys(n for f in films for n in f)
     }
-    speed = bench.measure(model, BENCH_SHOTS)
+    speed = measure_speed(model, BENCH_SHOTS)
     found = {
         "model": model.name,
         "stories": len(stories),

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 
 import torch
 
-from shotstream.bench import STAGES, WORLD, shoot
 from shotstream.context import MAX_CONTEXT_FRAMES
 from shotstream.engine import Engine
 from shotstream.errors import UserError
 from shotstream.evaluation.baseline import Baseline
 from shotstream.evaluation.rates import Flops, Rates, call_flops, measure_rates
+from shotstream.evaluation.speed import STAGES, WORLD, shoot
 from shotstream.events import ShotRequest
 from shotstream.fast import RUNGS, quicken
 from shotstream.media import SegmentEncoder, enlargement

@@ -57,6 +57,17 @@ def call_flops(transformer: ShotTransformer, frames: int, attended: int, rows: i
     return Flops(2 * (config.num_layers * linear + ends), 2 * config.num_layers * attention)
 
 
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOPs a second of a plain square matrix product: the best of a few."""
+    square = _square(device, dtype)
+    return 2 * len(square) ** 3 / _best(lambda: square @ square, 6, time.perf_counter)
+
+
+def _square(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    size = 2048 if device.type == "cpu" else 8192
+    return torch.randn(size, size, device=device).to(dtype)
+
+
 def measure_rates(
     transformer: ShotTransformer,
     tokens: int,
@@ -70,22 +81,22 @@ def measure_rates(
     attention of `tokens` queries to `keys` keys, by torch's own kernel."""
     config = transformer.config
     heads, head_dim = config.num_heads, transformer.head_dim
-    size = 2048 if device.type == "cpu" else 8192
 
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(shape, device=device).to(dtype)
 
     with torch.no_grad():
-        square, wide = random(size, size), random(tokens, config.dim)
+        square, wide = _square(device, dtype), random(tokens, config.dim)
         up = random(config.ffn_dim, config.dim)
         q, k, v = random(1, heads, tokens, head_dim), *(random(1, heads, keys, head_dim) for _ in range(2))
-        products = [(lambda: square @ square, 2 * size**3)]
+        whole = 2 * len(square) ** 3
+        products = [(lambda: square @ square, whole)]
         layer = 2 * tokens * config.dim * config.ffn_dim
         products.append((lambda: F.linear(wide, up), layer))
         if device.type == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # the other library of a CPU
             one_dnn = torch.ops.mkldnn._linear_pointwise
             products.append((lambda: one_dnn(wide, up, None, "none", [], ""), layer))
-            products.append((lambda: one_dnn(square, square, None, "none", [], ""), 2 * size**3))
+            products.append((lambda: one_dnn(square, square, None, "none", [], ""), whole))
         attending = 4 * tokens * keys * config.dim
         return Rates(
             max(flops / _best(work, repeats, clock) for work, flops in products),

@@ -17,13 +17,13 @@ from typing import Any
 
 import yaml
 
-from shotstream import bench
 from shotstream.context import CONTEXT_POLICIES
 from shotstream.engine import Engine
 from shotstream.errors import UserError
 from shotstream.evaluation import toyworld
 from shotstream.evaluation.cuts import CutDetector
 from shotstream.evaluation.estimate import Estimate
+from shotstream.evaluation.speed import measure as measure_speed
 from shotstream.evaluation.toyworld import Figures, Runner, Sample, Shooter
 from shotstream.fast import RUNGS, quicken
 from shotstream.models.model import Model
@@ -115,7 +115,7 @@ def fitted(sample: Sample, model: Model) -> Sample:
 
 def measure_variant(model: Model, variant: Variant, sample: Sample, run: Runner) -> Row:
     """Have a row's films measured by `run`, and how fast the model is, as `bench` tells it."""
-    speed = bench.measure(variant.applied_to(model), BENCH_SHOTS)
+    speed = measure_speed(variant.applied_to(model), BENCH_SHOTS)
     figures = toyworld.measure(run, sample, steerable=model.guidance is None)
     return Row(figures, speed.fps, speed.first_pixels_seconds)
 

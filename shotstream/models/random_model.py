@@ -12,12 +12,12 @@ from diffusers import AutoencoderKLWan
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
+from shotstream.models.folder import save_model
 from shotstream.models.model import Model
 from shotstream.models.pixel_autoencoder import PixelAutoencoder
 from shotstream.models.text import UMT5Text
 from shotstream.models.transformer import ShotTransformer
 from shotstream.models.vae import WanVAE
-from shotstream.models.weights import save_model
 from shotstream.sampler import Schedule
 
 SMALL = {

@@ -1,32 +1,25 @@
-"""A model folder in the diffusers layout, read and written; the published checkpoint with its borrowed components.
+"""From a model folder, the published checkpoint or a Hub id to a `Model`, with the components that it borrows.
 
-    model_index.json   name, height, width, fps; "base": where components that the folder lacks come from;
-                       "shapes": {"portrait": [width, height], ...} that it makes besides its own
-    transformer/ vae/ text_encoder/ tokenizer/   as diffusers and transformers save them
-    scheduler/scheduler_config.json              shift, steps and chunk sizes
-    prompting.json     how it likes to be prompted, if it says so
-
-Owns where the parts of a `Model` come from and that they fit each other. Nothing here depends on which model it is.
+Owns where the parts of a `Model` come from and that they fit each other. Nothing here depends on which model it is;
+what a folder looks like is in `folder`.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase, UMT5Config, UMT5EncoderModel
-from transformers.utils.logging import disable_progress_bar
 
 from shotstream.errors import UserError, telling_lack_of_memory, telling_refused_files
 from shotstream.models.attention import use_attention
 from shotstream.models.checkpoint import load_checkpoint, load_safetensors, read_json, transformer_config
-from shotstream.models.components import load_text, load_vae, read_text_config, read_vae_config
+from shotstream.models.components import load_text, load_vae
 from shotstream.models.encoder_choice import choose_encoder
 from shotstream.models.fetching import FetchProgress
+from shotstream.models.folder import COMPONENTS, INDEX, checked_index
 from shotstream.models.hub import check_room, download, fetch, is_hub_id
 from shotstream.models.model import Model
 from shotstream.models.offload import GuestVAE, lodge_state
@@ -44,8 +37,8 @@ from shotstream.models.published import (
     WAN_NEGATIVE,
     checkpoint_files,
 )
-from shotstream.models.scheduling import SCHEDULER_NAME, read_schedule, schedule_config
-from shotstream.models.shapes import Shapes, checked_shapes
+from shotstream.models.scheduling import read_schedule
+from shotstream.models.shapes import checked_shapes
 from shotstream.models.text import UMT5Text
 from shotstream.models.transformer import ShotTransformer
 from shotstream.models.vae import VAE, WanVAE
@@ -53,9 +46,7 @@ from shotstream.prompting import PROMPTING_NAME, Prompting, read_prompting
 from shotstream.sampler import Guidance, Schedule
 
 SHIPPED = Path(__file__).parents[2] / "assets" / "models" / "toyworld"
-INDEX = "model_index.json"
 SHIPPED_TEACHER = SHIPPED.with_name("teacher")
-COMPONENTS = ("vae", "text_encoder", "tokenizer")
 
 
 def load_model(
@@ -188,7 +179,7 @@ def _read_parts(
         raise UserError(f"There is no model folder at {source}.")
     if not (folder / INDEX).is_file():
         raise UserError(f"{source} is not a model folder: it has no {INDEX}.")
-    index = _checked_index(folder / INDEX)
+    index = checked_index(folder / INDEX)
     places = _places(folder, index.get("base"), progress)
     config = transformer_config(read_json(folder / "transformer" / "config.json"), folder / "transformer")
     with torch.device("meta"):
@@ -227,19 +218,6 @@ def _published_homes(missing: list[str], progress: FetchProgress | None) -> dict
     return homes
 
 
-def _checked_index(path: Path) -> dict[str, Any]:
-    index = read_json(path)
-    for key, most in (("height", 4096), ("width", 4096), ("fps", 120)):
-        if not isinstance(index.get(key), int) or not 0 < index[key] <= most:
-            raise UserError(f"{path}: {key} must be a whole number from 1 to {most}.")
-    for key in ("name", "base"):
-        if not isinstance(index.get(key), str | None) or len(index.get(key) or "") > 200:
-            raise UserError(f"{path}: {key} must be a short text.")
-        if not (index.get(key) or "").isprintable():  # it goes to a terminal
-            raise UserError(f"{path}: {key} has control characters.")
-    return index
-
-
 def _check_fit(source: object, transformer: ShotTransformer, vae: VAE, text: UMT5Text) -> None:
     config = transformer.config
     if not config.in_dim == config.out_dim == vae.latent_channels:
@@ -261,79 +239,3 @@ def _checked_device(device: torch.device | str) -> torch.device:
         return torch.device(device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"This machine has no device {str(device)[:40]!r}: use cpu, or cuda with a GPU.") from error
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """A model folder without its weights; `vae` and `text` are None where they come from `base`."""
-
-    name: str
-    base: str | None
-    transformer: dict[str, Any]
-    vae: dict[str, Any] | None
-    text: UMT5Config | None
-    schedule: Schedule
-    size: dict[str, int]
-
-
-def read_numbers(folder: Path) -> Numbers:
-    """What the files of a model folder say of its shapes. Raises `UserError`."""
-    if not (folder / INDEX).is_file():
-        raise UserError(f"There is no model folder at {folder}.")
-    index = _checked_index(folder / INDEX)
-    place = folder / "transformer"
-    return Numbers(
-        name=index.get("name") or folder.name,
-        base=index.get("base"),
-        transformer=transformer_config(read_json(place / "config.json"), place),
-        vae=read_vae_config(folder / "vae") if (folder / "vae").is_dir() else None,
-        text=read_text_config(folder / "text_encoder") if (folder / "text_encoder").is_dir() else None,
-        schedule=read_schedule(folder / "scheduler")[0],
-        size={key: index[key] for key in ("height", "width", "fps")},
-    )
-
-
-def save_model(
-    folder: str | Path,
-    *,
-    name: str,
-    transformer: ShotTransformer,
-    schedule: Schedule,
-    height: int,
-    width: int,
-    fps: int = 16,
-    guidance: Guidance | None = None,
-    vae: Any = None,
-    text_encoder: UMT5EncoderModel | None = None,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    base: str | None = None,
-    shapes: Shapes | None = None,
-    prompting: Prompting | None = None,
-    max_shard_size: str = "5GB",
-) -> None:
-    """Write a model folder, every part in the dtype it is in. Parts left out come from `base` when it is loaded.
-
-    Raises `UserError` if the place cannot be written.
-    """
-    folder = Path(folder)
-    parts = {"transformer": transformer, "vae": vae, "text_encoder": text_encoder, "tokenizer": tokenizer}
-    index: dict[str, Any] = {"_class_name": "ShotStream", "name": name, "height": height, "width": width, "fps": fps}
-    if base is not None:
-        index["base"] = base
-    if shapes is not None:
-        index["shapes"] = {name: list(size) for name, size in shapes.items()}
-    disable_progress_bar()  # of a file or two
-    try:
-        for part, value in parts.items():
-            if value is None:
-                continue
-            shards = {} if part in ("tokenizer", "vae") else {"max_shard_size": max_shard_size}
-            value.save_pretrained(folder / part, **shards)
-        (folder / "scheduler").mkdir(parents=True, exist_ok=True)
-        sampling = json.dumps(schedule_config(schedule, guidance), indent=2)
-        (folder / "scheduler" / SCHEDULER_NAME).write_text(sampling + "\n")
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-        if prompting is not None:
-            (folder / PROMPTING_NAME).write_text(prompting.to_json(), encoding="utf-8")
-    except Exception as error:  # safetensors tells of a full disk in its own words
-        raise UserError(f"Cannot write the model to {folder}: {str(error)[:200]}.") from error

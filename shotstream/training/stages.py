@@ -15,9 +15,9 @@ from accelerate import Accelerator, PartialState
 from torch import Tensor
 
 from shotstream.errors import UserError
+from shotstream.models.folder import save_model
 from shotstream.models.pixel_autoencoder import PixelAutoencoder
 from shotstream.models.transformer import ShotTransformer
-from shotstream.models.weights import save_model
 from shotstream.prompting import Prompting, unknown_words
 from shotstream.sampler import Guidance
 from shotstream.toyworld.prompting import toyworld_prompting
@@ -150,7 +150,8 @@ class Stages(Run):
             dealer,
             self.schedule,
             numbers,
-            self.made("pairs", "pairs"),
+            self.numbers("direct") if numbers.true_steps else None,
+            self.made("pairs", "pairs") if numbers.true_steps < numbers.course.steps else self.out / "pairs",
             maker,
             self.out / "causal",
             self.accelerator(),

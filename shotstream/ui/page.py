@@ -20,7 +20,7 @@ from shotstream.models.fetching import FetchProgress
 from shotstream.models.model import Model
 from shotstream.prompting import Prompting
 from shotstream.story import Story, read_story
-from shotstream.ui import prompt_help, render
+from shotstream.ui import drawers, prompt_help, render
 from shotstream.ui.api import add_film_endpoint
 from shotstream.ui.limits import Limits, visitor_of
 from shotstream.ui.player import LATE, LivePlayer, forget_segments
@@ -138,13 +138,13 @@ class Page:
                         download = gr.HTML(render.download(None))
             with gr.Row(elem_id="drawers"):
                 with gr.Accordion("Memory: what the next shot looks back at", open=False, elem_id="memory"):
-                    memory = gr.HTML(render.EMPTY_MEMORY)
+                    memory = gr.HTML(drawers.EMPTY_MEMORY)
                 with gr.Accordion("Takes and futures", open=False, elem_id="futures"):
-                    futures = gr.HTML(render.EMPTY_FUTURES)
+                    futures = gr.HTML(drawers.EMPTY_FUTURES)
                 with gr.Accordion("Cast a picture", open=False, elem_id="cast"):
-                    gr.HTML(render.CAST)
+                    gr.HTML(drawers.CAST)
                 with gr.Accordion("Keep it, or open what you kept", open=False, elem_id="keep"):
-                    keep = gr.HTML(render.keep(None))
+                    keep = gr.HTML(drawers.keep(None))
             gr.HTML(render.COLOPHON)
             again = gr.Button("Open another stream", visible="hidden", elem_id="again")  # playing.js presses it
 
@@ -299,8 +299,8 @@ def _drawn(view: FilmView, notice: str, name: str, model: Model | None) -> tuple
         render.notes(view, notice),
         render.strip(view, name),
         render.download(name if render.has_pictures(view) else None),
-        render.memory(view, name),
-        render.futures(view, name),
-        render.keep(name if view.takes or view.waiting else None),
+        drawers.memory(view, name),
+        drawers.futures(view, name),
+        drawers.keep(name if view.takes or view.waiting else None),
         render.shapes(view, model.shapes, (model.width, model.height)) if model else "",
     )

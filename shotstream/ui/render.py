@@ -1,4 +1,4 @@
-"""The page's own pieces of HTML: what a `FilmView` looks like.
+"""The page's own pieces of HTML: what a `FilmView` looks like, but for the `drawers` below it.
 
 Pure functions from values to markup. Everything that a person typed is escaped here and nowhere else. A button with
 `data-do` is a gesture: page.js sends its data attributes, `gestures` does what they say.
@@ -12,16 +12,11 @@ from html import escape
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from shotstream.views import FilmView, FrameView, NodeView, QueuedView, TakeView
+from shotstream.views import FilmView, NodeView, QueuedView, TakeView
 
 WORDMARK = (Path(__file__).parent / "wordmark.svg").read_text()
 RATE = "Frames a second of the latest shot, end to end: text, memory, denoising, decoding and H.264."
 STAGES = {"load": "Loading the model", "turn": "Waiting for the camera", "text": "Reading the prompt"}
-POLICIES = {
-    "recent": "evenly from all shots; after six, from the latest (as the paper does)",
-    "anchor": "like recent, and always a picture of the first shot",
-    "retrieval": "from the shots whose prompts are most like the next one",
-}
 PARTS = {  # of the work, as the engine names them: as the page does
     "text": "text",
     "context_pass": "memory",
@@ -169,7 +164,7 @@ def _frame(take: TakeView, session: str) -> str:
         if take.seconds:
             acts += button("Play", "play", f"Play the film again from shot {take.number}", key=take.key)
     return (
-        f'<li class="{"made" if take.finished else "making"}" data-key="{take.key}">{_picture(take, session)}'
+        f'<li class="{"made" if take.finished else "making"}" data-key="{take.key}">{picture(take, session)}'
         f'<p class="number">{take.number} <span>{length}</span></p>'
         f'<p class="caption" title="{caption}">{caption}</p>{steers}{_takes(take)}<p class="acts">{acts}</p></li>'
     )
@@ -190,7 +185,8 @@ def _takes(take: TakeView) -> str:
     )
 
 
-def _picture(shot: TakeView | NodeView, session: str) -> str:
+def picture(shot: TakeView | NodeView, session: str) -> str:
+    """A still of a shot, or the place for one."""
     if not shot.has_still:
         return '<div class="blank"></div>'
     return f'<img src="still/{escape(session)}/{shot.key}" alt="">'
@@ -208,88 +204,6 @@ def _queued(place: int, count: int, number: int, shot: QueuedView) -> str:
     return (
         f'<li class="queued" data-key="{shot.key}"><div class="blank"></div><p class="number">{number} <span>{kind}'
         f'</span></p><p class="caption" title="{caption}">{caption}</p><p class="acts">{acts}</p></li>'
-    )
-
-
-def futures(view: FilmView, session: str) -> str:
-    """The tree of all takes: a column a shot, a row for every film that went another way."""
-    if not view.tree:
-        return '<p class="hint">Rewind or retake a shot, and both futures stay here.</p>'
-    rows = {node.key: node.lane for node in view.tree}
-    nodes = []
-    for node in view.tree:
-        drop = node.lane - rows.get(node.parent, node.lane)
-        caption = escape(node.caption)
-        state = "on" if node.on_film else "off"
-        nodes.append(
-            f'<li style="grid-column:{node.number};grid-row:{node.lane + 1};--drop:{drop}" class="{state}">'
-            f'<button type="button" data-do="choose" data-key="{node.key}" title="{caption}" '
-            f'aria-label="Shot {node.number}: {caption}" aria-pressed="{str(node.on_film).lower()}">'
-            f"{_picture(node, session)}</button></li>"
-        )
-    return f'<ol class="tree" aria-label="All takes">{"".join(nodes)}</ol>'
-
-
-def memory(view: FilmView, session: str) -> str:
-    """The frames that the next shot looks back at, and how they are chosen."""
-    if not view.frames:
-        return '<p class="hint">After the first shot: the pictures that the next one looks back at.</p>'
-    choices = "".join(
-        f'<button type="button" class="act" data-do="policy" data-policy="{name}" title="{escape(hint)}" '
-        f'aria-pressed="{str(view.policy == name).lower()}">{name}</button>'
-        for name, hint in POLICIES.items()
-    )
-    weigh = button("Hide attention", "attention", on="") if view.weighing else button("Attention", "attention", on="1")
-    frames = "".join(_remembered(frame, session) for frame in view.frames)
-    return f'<p class="policies">{choices}{weigh}</p><ol class="frames">{frames}</ol>'
-
-
-def _remembered(frame: FrameView, session: str) -> str:
-    where = f"shot {frame.number}, {frame.seconds:.1f} s"
-    mark = {"key": frame.key, "frame": frame.offset}
-    if frame.dropped:
-        acts = button("Take back", "drop", f"Look back at {where} again", **mark, on="")
-    else:
-        pin = ("Unpin", "") if frame.pinned else ("Pin", "1")
-        acts = button(pin[0], "pin", f"{pin[0]} {where}", **mark, on=pin[1])
-        acts += button("Drop", "drop", f"Do not look back at {where}", **mark, on="1") if frame.next else ""
-    share = ""
-    if frame.attention is not None:
-        share = f'<meter min="0" max="1" value="{frame.attention:.3f}" title="attention">{frame.attention:.0%}</meter>'
-        share = f'<span class="share">{share}{frame.attention:.0%}</span>'
-    state = "pinned" if frame.pinned else "" if frame.next else "past"
-    return (
-        f'<li class="{state}"><img src="frame/{escape(session)}/{frame.key}/{frame.offset}" alt="{where}">'
-        f'<p class="number">{frame.number} <span>{frame.seconds:.1f} s</span></p>{share}<p class="acts">{acts}</p></li>'
-    )
-
-
-CAST = (
-    '<p class="hint">A picture that the camera already saw: the next shots look back at it. Choose one, paste one, or '
-    "take the film's last.</p>"
-    '<div class="cast"><label class="pick">Choose…<input type="file" accept="image/*"></label>'
-    '<img class="chosen" alt="" hidden><input type="text" class="who" aria-label="Who or what it is" '
-    'placeholder="Who or what is it?"><button type="button" class="act" data-cast="chosen">Cast it</button>'
-    '<button type="button" class="act" data-cast="last">Cast the last picture</button></div>'
-)
-KEPT = {
-    "story.json": "Story",
-    "captions.vtt": "Captions",
-    "storyboard.png": "Storyboard",
-    "session.memory": "Session",
-}
-
-
-def keep(session: str | None) -> str:
-    """Ways to take the film along, and to open what was kept."""
-    links = "".join(
-        f'<a class="act" href="keep/{escape(session)}/{name}" download>{label}</a>' if session else ""
-        for name, label in KEPT.items()
-    )
-    return (
-        f'<p class="keepsakes">{links}<label class="act pick">Open…<input type="file" id="open" '
-        'accept=".json,.memory"></label></p><p class="hint">A story opens as a queue of shots; a session goes on where '
-        "it ended, with its memory and without its pictures.</p>"
     )
 
 
@@ -343,8 +257,6 @@ EMPTY = FilmView()
 EMPTY_STAGE = curtain(EMPTY)
 EMPTY_STRIP = strip(EMPTY, "")
 EMPTY_SLATE = status(EMPTY)
-EMPTY_FUTURES = futures(EMPTY, "")
-EMPTY_MEMORY = memory(EMPTY, "")
 # playing.js measures these
 FIRST_PICTURE = '<div class="timings">{}{}</div>'.format(
     _cell("first picture", "–", "From Enter to the first new picture on this screen."),
