@@ -1,7 +1,8 @@
 """Stage 2.1: the causal student's start, regressed from the teacher's trajectories (paper section 3.4).
 
 First the teacher's path from noise to a shot is stored at the student's noise levels, then the student, under the
-chunk-wise causal mask and with one noise level per chunk, learns to name the path's end.
+chunk-wise causal mask and with one noise level per chunk, learns to name the path's end. A small student may first
+learn to do without the future on real shots.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from tqdm import tqdm
 from shotstream.errors import UserError
 from shotstream.models.transformer import ShotTransformer
 from shotstream.sampler import Schedule, clean_estimate
+from shotstream.training import direct
 from shotstream.training.batches import ShotBatch, ShotDealer
 from shotstream.training.flows import causal_flow
 from shotstream.training.loop import Learner, run_stage, seed_step, share_of
-from shotstream.training.recipe import CausalRecipe, TeacherRecipe
+from shotstream.training.recipe import CausalRecipe, DirectRecipe, TeacherRecipe
 from shotstream.training.teacher import trajectory
 from shotstream.training.trainee import Trainee, embed_frozen
 
@@ -131,17 +133,28 @@ def train(
     dealer: ShotDealer,
     schedule: Schedule,
     recipe: CausalRecipe,
+    true_shots: DirectRecipe | None,
     pairs: Path,
     maker: str,
     folder: Path,
     accelerator: Accelerator,
     look: Callable[[Trainee, int], str] | None = None,
 ) -> Trainee:
-    """Train or resume in `folder` on the files of `pairs` by `maker`; returns the student with averaged weights."""
+    """Train or resume in `folder`, first on real shots by the numbers of `true_shots`, then on the files of `pairs` by
+    `maker`; returns the student with averaged weights."""
     files = -(-recipe.pairs // recipe.per_file)
     learner = Learner(accelerator, student, recipe.course)
 
+    def learn_true_shots(step: int, rng: random.Random) -> dict[str, float]:
+        phase = recipe.course.phase(step)
+        size = share_of(phase.batch, accelerator)
+        batch = dealer.draw(rng, size, rng.choice(phase.chunks), phase.first).to(accelerator.device)
+        loss = learner.module(direct.loss_of, batch, schedule, true_shots, text_encoder)
+        return {"flow": learner.update(loss, step)}
+
     def take_step(step: int, rng: random.Random) -> dict[str, float]:
+        if step < recipe.true_steps:
+            return learn_true_shots(step, rng)
         parts, rest = divmod(share_of(recipe.course.phase(step).batch, accelerator), recipe.per_file)
         if rest:
             raise UserError(f"A process's share of a batch must be whole files of {recipe.per_file} trajectories.")

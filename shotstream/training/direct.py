@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.nn import Module
 
 from shotstream.context import MAX_CONTEXT_FRAMES
 from shotstream.sampler import Schedule, add_noise
@@ -22,7 +23,7 @@ from shotstream.training.dmd import flow_loss
 from shotstream.training.loop import Learner, run_stage, share_of
 from shotstream.training.recipe import DirectRecipe
 from shotstream.training.teacher import character_weight
-from shotstream.training.trainee import Trainee, embed, hide_words
+from shotstream.training.trainee import Trainee, embed, embed_frozen, hide_words
 
 
 def train(
@@ -52,15 +53,19 @@ def train(
     return learner.unwrapped
 
 
-def loss_of(student: Trainee, batch: ShotBatch, schedule: Schedule, recipe: DirectRecipe) -> Tensor:
-    """Flow-matching loss, one noise level per chunk, the character's latent pixels weighed up."""
+def loss_of(
+    student: Trainee, batch: ShotBatch, schedule: Schedule, recipe: DirectRecipe, frozen_text: Module | None = None
+) -> Tensor:
+    """Flow-matching loss, one noise level per chunk, the character's latent pixels weighed up. Captions are embedded by
+    the student's own text encoder, or by `frozen_text`."""
     size, frames = batch.target.shape[:2]
     chunk_frames = schedule.chunk_frames
     sigma = draw_sigmas((size, frames // chunk_frames), schedule, recipe.sampler_levels)
     sigma = sigma.repeat_interleave(chunk_frames, dim=1).to(batch.target.device)  # B F
     noise = torch.randn_like(batch.target)
     noisy = add_noise(batch.target, noise, sigma[..., None, None, None])
-    embeds = embed(student.text_encoder, hide_words(batch.tokens, recipe.unknown_words))
+    tokens = hide_words(batch.tokens, recipe.unknown_words)
+    embeds = embed_frozen(frozen_text, tokens) if frozen_text else embed(student.text_encoder, tokens)
     flow = teacher_forced_flow(student, batch, noisy, 1000.0 * sigma, embeds, recipe.history_noise, chunk_frames)
     return flow_loss(flow, batch.target, noise, character_weight(batch, recipe.character_weight))
 

@@ -97,10 +97,14 @@ class TeacherRecipe:
 @dataclass(frozen=True)
 class CausalRecipe:
     """Stage 2.1, causal initialisation: how many trajectories are stored, in files of `per_file`, and how the student
-    learns from them; with the teacher's `indicator` of cuts, or without one from here on (an ablation)."""
+    learns from them; with the teacher's `indicator` of cuts, or without one from here on (an ablation).
+
+    The first `true_steps` are on real shots instead, as in the stage `direct` and with its numbers: a small teacher's
+    few trajectories say less of the world than the shots do. The published recipe has none."""
 
     course: Course
     pairs: int
+    true_steps: int = 0
     per_file: int = 8
     chunks: tuple[int, ...] = (7,)
     indicator: bool = True

@@ -16,12 +16,15 @@ import pytest
 from browsing import App, Tab, free_port, running, wait_for
 from PIL import Image
 
-# Samples of (seconds, the player's time), and the players that there ever were; taken in the page, where no network is.
+# Samples of (seconds, the player's time) beyond what could be seen before, and the players that there ever were; taken
+# in the page, where no network is.
 WATCH = """(() => {
+  const old = document.querySelector("#film video")?.seekable;
+  const from = old?.length ? old.end(old.length - 1) : 0;
   window.seen = { samples: [], players: [] };
   setInterval(() => {
     const video = document.querySelector("#film video");
-    if (!video || !video.currentTime) return;
+    if (!video || video.currentTime <= from) return;
     if (window.seen.players.at(-1) !== video) window.seen.players.push(video);
     window.seen.samples.push([performance.now() / 1000, video.currentTime]);
   }, 40);
@@ -45,14 +48,14 @@ def watch(tab: Tab) -> None:
 
 
 def playback(tab: Tab) -> Playback:
-    """What was to be seen since `watch`, from the first new picture to the last."""
+    """What there was to see that was new since `watch`, from the first picture of it to the last."""
     samples, players = tab.page.evaluate("[window.seen.samples, window.seen.players.length]")
     moved = [samples[0]]
     for at, reached in samples:
         if abs(reached - moved[-1][1]) > 0.01:
             moved.append([at, reached])
-    gaps = [after[0] - before[0] for before, after in pairwise(moved[1:])]
-    return Playback([gap for gap in gaps if gap > STALL], moved[-1][0] - moved[1][0], players)
+    gaps = [after[0] - before[0] for before, after in pairwise(moved)]
+    return Playback([gap for gap in gaps if gap > STALL], moved[-1][0] - moved[0][0], players)
 
 
 def throttle(tab: Tab, latency: int = 0, megabits: float = -1, offline: bool = False) -> None:
