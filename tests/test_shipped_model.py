@@ -1,6 +1,7 @@
 """The shipped model: small enough, ready soon, and really doing what it is shipped for, at a small sample."""
 
 import random
+import re
 import time
 
 import numpy as np
@@ -106,6 +107,19 @@ def test_a_directors_words_work_word_for_word(model):
         surprised += read[0].expression == "surprised"
         city += (read[1].place, read[1].camera) == ("city", "wide")
     assert surprised >= 0.6 * openings and city >= 0.6 * openings, (surprised, city)
+
+
+def test_ten_lines_of_python_make_a_film():
+    """README's, word for word; every frame after the cut still shows the ball that only the first shot names."""
+    readme = (SHIPPED.parents[2] / "README.md").read_text(encoding="utf-8")
+    (lines,) = [block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "Engine(" in block]
+    made: dict = {}
+    exec(compile(lines, "README.md", "exec"), made)
+    assert len([line for line in lines.splitlines() if line]) <= 10
+    film, memory = made["film"], made["memory"]
+    assert len(film) == sum(shot.num_frames for shot in memory.shots) == 2 * 33
+    read = [read_frame(frame) for frame in film[::6]]
+    assert {frame.colour for frame in read} == {"red"} and {frame.place for frame in read} == {"beach"}
 
 
 @pytest.mark.slow
