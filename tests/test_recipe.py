@@ -90,6 +90,7 @@ ONE_STEP = {"steps": 1, "lr": 1.0e-3, "phases": [{"batch": 1, "chunks": [1]}]}
         ({"model": {"name": "x", "text_len": 0}}, "model.text_len"),
         ({"teacher": {"course": ONE_STEP | {"save_every": 0}}}, "save_every"),
         ({"teacher": {"course": ONE_STEP | {"lr": -1}}}, "0 < lr"),
+        ({"teacher": {"course": ONE_STEP | {"optimiser": "muon", "sharded": True}}}, "cannot be sharded"),
         ({"teacher": {"course": ONE_STEP | {"ema": 2}}}, "ema"),
         ({"teacher": {"course": ONE_STEP | {"betas": [0.9]}}}, "betas are two"),
         ({"teacher": {"course": ONE_STEP, "drop_text": 7}}, "teacher.drop_text is a share"),

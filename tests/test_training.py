@@ -318,6 +318,16 @@ def test_a_student_without_the_indicator_keeps_none(smoke_run, tmp_path):
     assert Run(tmp_path, recipe).transformer("teacher").config.cut_angle == pytest.approx(1 / 6)
 
 
+def test_a_causal_start_on_real_shots_needs_no_trajectories(smoke_run, tmp_path):
+    link_all_but(["causal", "pairs"], smoke_run, tmp_path)
+    path = tmp_path / "true.yaml"
+    path.write_text("like: smoke\ncausal: {true_steps: 20}")
+    assert main(["train", "causal", "--config", str(path), "--out", str(tmp_path)]) == 0
+    rows = LossLog.rows_of(tmp_path / "causal" / "losses.csv")
+    losses = [float(row["value"]) for row in rows]
+    assert {row["name"] for row in rows} == {"flow"} and sum(losses[-6:]) < 0.97 * sum(losses[:6])
+
+
 def test_the_indicator_s_angle_may_differ_from_the_start_s(smoke_run, tmp_path):
     recipe = load_recipe("smoke")
     model = replace(recipe.model, transformer=recipe.model.transformer | {"cut_angle": 0.0})
@@ -377,17 +387,51 @@ def test_a_folder_of_videos_trains_the_same_stages(smoke_run, tmp_path, capsys):
     assert (tmp_path / "teacher" / "transformer").is_dir()
 
 
+def in_two_processes(stage: str, config: str | Path, out: Path) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launch, "-m", "shotstream", "train", stage, "--config", str(config), "--out", str(out)]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 @pytest.mark.slow
 def test_two_processes_train_as_one(smoke_run, tmp_path):
     """Data-parallel on the CPU: both processes end with equal weights, and with a checkpoint of a single place."""
     link_all_but(["autoencoder", "direct", "intra_shot", "inter_shot"], smoke_run, tmp_path)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     for stage in ("autoencoder", "direct", "intra_shot", "inter_shot"):
-        command = [*launch, "-m", "shotstream", "train", stage, "--config", "smoke", "--out", str(tmp_path)]
-        environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
-        out = subprocess.run(command, capture_output=True, text=True, env=environment)
-        assert out.returncode == 0, out.stderr[-2000:]
+        in_two_processes(stage, "smoke", tmp_path)
         assert stage == "autoencoder" or (tmp_path / stage / "transformer").is_dir()
         for weights in newest_checkpoint(tmp_path / stage).iterdir():
             alone = newest_checkpoint(smoke_run / stage) / weights.name
             assert load_file(weights).keys() == load_file(alone).keys()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("stage", ["direct", "intra_shot", "inter_shot"])
+def test_weights_shared_out_over_processes_learn_the_same(smoke_run, tmp_path, stage):
+    """FSDP changes where weights lie, not what they become; and a run of it that was cut off goes on bit for bit."""
+    runs = {}
+    for name, sharded in (("each has all", False), ("shared out", True)):
+        out = runs[name] = tmp_path / name
+        out.mkdir()
+        link_all_but([stage], smoke_run, out)
+        config = out / "config.yaml"
+        course = {"optimiser": "adamw", "sharded": sharded, "steps": 4, "save_every": 2, "look_every": 2}
+        config.write_text(yaml.safe_dump({"like": "smoke", stage: {"course": course}}))
+        in_two_processes(stage, config, out)
+
+    def learned(run: Path) -> dict[str, torch.Tensor]:
+        files = [*newest_checkpoint(run / stage).iterdir(), *(run / stage).glob("*/*.safetensors")]
+        return {f"{file.name}:{key}": tensor for file in files for key, tensor in load_file(file).items()}
+
+    before, after = learned(runs["each has all"]), learned(runs["shared out"])
+    assert before.keys() == after.keys()
+    worst = {name: (tensor - after[name]).abs().max() for name, tensor in before.items()}
+    assert max(worst.values()) < 1e-5, max(worst, key=worst.get)
+
+    shutil.rmtree(newest_checkpoint(runs["shared out"] / stage))
+    in_two_processes(stage, runs["shared out"] / "config.yaml", runs["shared out"])
+    again = learned(runs["shared out"])
+    assert all(torch.equal(tensor, again[name]) for name, tensor in after.items())

@@ -7,6 +7,7 @@ the latents so that the decoder forgives the denoiser. Ends by measuring the lat
 from __future__ import annotations
 
 import random
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,9 @@ def loss_of(unit: Unit, indices: Tensor, pixel_weight: Tensor, latent_noise: flo
     # classes last: a quarter of a step's time goes when the softmax runs over strided memory
     loss = F.cross_entropy(logits.permute(0, 2, 3, 1).flatten(0, 2), target, reduction="none")
     weight = pixel_weight[target]
-    return (loss * weight).sum() / weight.sum() + prior_weight * raw.square().mean()
+    # single frames and groups each leave a layer out, whose gradient several processes would wait for
+    unused = 0.0 * sum(parameter.sum() for parameter in unit.parameters() if parameter.requires_grad)
+    return (loss * weight).sum() / weight.sum() + prior_weight * raw.square().mean() + unused
 
 
 @torch.no_grad()
@@ -128,18 +131,15 @@ def train(
         size = share_of(course.phase(step).batch, accelerator)
         indices = torch.from_numpy(random_groups(rng, size * 2 if length == 1 else size, length)).long()
         loss = learner.module(loss_of, indices.to(accelerator.device), weight, noise, recipe.prior_weight)
-        # single frames and groups each leave a layer out, whose gradient several processes would wait for
-        loss = loss + 0.0 * sum(parameter.sum() for parameter in learner.trained)
         return {"cross-entropy": learner.update(loss, step)}
 
-    def look(step: int) -> str:
-        with learner.averaged():
-            figures = quality(learner.unwrapped.network, random.Random(10_000 + step))
+    def look(unit: Unit, step: int) -> str:
+        figures = quality(unit.network, random.Random(10_000 + step))
         return " ".join(f"{name} {value:.4f}" for name, value in figures.items())
 
     stage = "decoder" if decoder_only else "autoencoder"
-    run_stage(stage, folder, course, accelerator, {"autoencoder": learner}, take_step, look)
-    learner.ema.copy_to(learner.trained)
+    run_stage(stage, folder, course, accelerator, {"autoencoder": learner}, take_step, partial(learner.look, look))
+    learner.finish()
     if not decoder_only:
         measure_latents(model, random.Random(77))
     return model

@@ -12,6 +12,7 @@ import json
 import os
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -167,13 +168,9 @@ def train(
 
         return {"regression": learner.update((loss_of_a_file() for _ in range(parts)), step)}
 
-    def look_now(step: int) -> str:
-        with learner.averaged():
-            return look(learner.unwrapped, step)
-
-    run_stage("causal", folder, recipe.course, accelerator, {"student": learner}, take_step, look and look_now)
-    learner.ema.copy_to(learner.trained)
-    return learner.unwrapped
+    seen = look and partial(learner.look, look)
+    run_stage("causal", folder, recipe.course, accelerator, {"student": learner}, take_step, seen)
+    return learner.finish()
 
 
 def loss_of(student: Trainee, batch: ShotBatch, states: Tensor, embeds: Tensor, schedule: Schedule) -> Tensor:

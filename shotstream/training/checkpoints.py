@@ -32,17 +32,18 @@ class Learned(Protocol):
 
 
 def save(folder: Path, step: int, learners: Mapping[str, Learned], accelerator: Accelerator) -> None:
-    """Write the state of `learners` after `step` steps, and let old checkpoints go.
+    """Write the state of `learners` after `step` steps, and let old checkpoints go. One process writes, but all must
+    be here.
 
     Raises `UserError` if the disk refuses.
     """
+    states = {name: learner.state() for name, learner in learners.items()}
     if accelerator.is_main_process:
         partial, final = folder / "checkpoint.partial", folder / f"checkpoint-{step:07}"
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
-            for name, learner in learners.items():
-                tensors, numbers = learner.state()
+            for name, (tensors, numbers) in states.items():
                 whole = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
                 save_file(whole, partial / f"{name}.safetensors", {"numbers": json.dumps(numbers)})
             shutil.rmtree(final, ignore_errors=True)

@@ -150,6 +150,8 @@ def _check_course(course: Course, where: str) -> None:
         raise UserError(f"{where}.betas are two numbers from zero to below one.")
     if course.optimiser not in ("adamw", "muon"):
         raise UserError(f"{where}.optimiser is adamw or muon, not {course.optimiser!r}.")
+    if course.sharded and course.optimiser == "muon":
+        raise UserError(f"{where} cannot be sharded: muon needs whole matrices. Take adamw, or leave sharded out.")
 
 
 def _build(kind: Any, value: Any, where: str) -> Any:

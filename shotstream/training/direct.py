@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -44,13 +45,9 @@ def train(
         batch = dealer.draw(rng, size, rng.choice(phase.chunks), phase.first).to(accelerator.device)
         return {"flow": learner.update(learner.module(loss_of, batch, schedule, recipe), step)}
 
-    def look_now(step: int) -> str:
-        with learner.averaged():
-            return look(learner.unwrapped, step)
-
-    run_stage("direct", folder, recipe.course, accelerator, {"student": learner}, take_step, look and look_now)
-    learner.ema.copy_to(learner.trained)
-    return learner.unwrapped
+    seen = look and partial(learner.look, look)
+    run_stage("direct", folder, recipe.course, accelerator, {"student": learner}, take_step, seen)
+    return learner.finish()
 
 
 def loss_of(

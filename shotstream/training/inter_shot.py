@@ -7,6 +7,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -81,13 +82,9 @@ def train(
                 memories = [remember(vae, memory, latents) for memory, latents in zip(memories, clean, strict=True)]
         return {"student": loss, "critic": sum(losses) / len(losses)}
 
-    def look_now(step: int) -> str:
-        with networks.student.averaged():
-            return look(networks.student.unwrapped, step)
-
-    run_stage("inter_shot", folder, course, accelerator, networks.learners, take_step, look and look_now)
-    networks.student.ema.copy_to(networks.student.trained)
-    return networks.student.unwrapped
+    seen = look and partial(networks.student.look, look)
+    run_stage("inter_shot", folder, course, accelerator, networks.learners, take_step, seen)
+    return networks.student.finish()
 
 
 def shared_out(total: int, shots: int) -> list[int]:

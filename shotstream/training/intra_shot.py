@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -47,10 +48,6 @@ def train(
         loss, _ = networks.teach_student(batch, networks.embed(batch), networks.random_step(rng), step)
         return {"student": loss, "critic": sum(losses) / len(losses)} if losses else {"student": loss}
 
-    def look_now(step: int) -> str:
-        with networks.student.averaged():
-            return look(networks.student.unwrapped, step)
-
-    run_stage("intra_shot", folder, course, accelerator, networks.learners, take_step, look and look_now)
-    networks.student.ema.copy_to(networks.student.trained)
-    return networks.student.unwrapped
+    seen = look and partial(networks.student.look, look)
+    run_stage("intra_shot", folder, course, accelerator, networks.learners, take_step, seen)
+    return networks.student.finish()

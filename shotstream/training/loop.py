@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from shotstream.errors import UserError
-from shotstream.training import checkpoints
+from shotstream.training import checkpoints, sharding
 from shotstream.training.muon import Muon
 from shotstream.training.recipe import Course
 
@@ -53,7 +53,8 @@ class Learner:
 
     def __init__(self, accelerator: Accelerator, module: Unit, course: Course, lr: float | None = None) -> None:
         self.accelerator, self.course, self.lr = accelerator, course, lr or course.lr
-        self.module = accelerator.prepare(module)
+        shared = course.sharded and accelerator.num_processes > 1
+        self.module = sharding.share_out(module, accelerator) if shared else accelerator.prepare(module)
         self.optimisers = [accelerator.prepare(o) for o in _optimisers(self.module, course, self.lr)]
         self.trained = [p for p in self.module.parameters() if p.requires_grad]
         self.ema = Average(self.trained, decay=course.ema)
@@ -79,10 +80,11 @@ class Learner:
         for optimiser in self.optimisers:
             optimiser.step()
         self.ema.step(self.trained)
-        return value if math.isfinite(norm) else math.nan  # before such weights get into a checkpoint
+        return value if math.isfinite(sharding.whole(norm)) else math.nan  # before such weights get into a checkpoint
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All that has been learned: trained weights, their average, what the optimisers remember."""
+        """All that has been learned: trained weights, their average, what the optimisers remember. All processes must
+        ask, as each may have a part."""
         names = [name for name, p in self.unwrapped.named_parameters() if p.requires_grad]
         average = self.ema.state_dict()
         tensors = {f"weights.{name}": p for name, p in zip(names, self.trained, strict=True)}
@@ -93,7 +95,7 @@ class Learner:
             for index, entries in state["state"].items():
                 tensors |= {f"optimiser{place}.{index}.{key}": torch.as_tensor(entry) for key, entry in entries.items()}
             numbers["optimisers"].append(state["param_groups"])
-        return tensors, numbers
+        return {name: sharding.whole(tensor) for name, tensor in tensors.items()}, numbers
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
@@ -103,32 +105,41 @@ class Learner:
             weights = tensors[f"weights.{name}"]
             if weights.shape != parameter.shape:
                 raise ValueError(f"{name} is {tuple(parameter.shape)}, not {tuple(weights.shape)}")
-            parameter.copy_(weights)
-        shadow = [tensors[f"average.{name}"] for name in names]
+            parameter.copy_(sharding.part_like(weights, parameter))
+        pairs = zip(names, self.trained, strict=True)
+        shadow = [sharding.part_like(tensors[f"average.{name}"], parameter) for name, parameter in pairs]
         self.ema.load_state_dict(numbers["average"] | {"shadow_params": shadow})
         for place, (optimiser, groups) in enumerate(zip(self.optimisers, numbers["optimisers"], strict=True)):
             state: dict[int, dict[str, Tensor]] = {}
+            parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
             for name, tensor in tensors.items():
                 kind, *rest = name.split(".")
                 if kind == f"optimiser{place}":
-                    state.setdefault(int(rest[0]), {})[rest[1]] = tensor
+                    index = int(rest[0])
+                    state.setdefault(index, {})[rest[1]] = sharding.part_like(tensor, parameters[index])
             optimiser.load_state_dict({"state": state, "param_groups": groups})
 
-    def averaged(self) -> _Averaged:
-        """A context in which the module's weights are their average."""
-        return _Averaged(self.ema, self.trained)
+    def look(self, look: Callable[[Any, int], str], step: int) -> str:
+        """What `look(module, step)` says of the module with averaged weights; it is called in the main process, but
+        all must ask."""
+        self.ema.store(self.trained)
+        self.ema.copy_to(self.trained)
+        sharding.gather(self.module)
+        try:
+            return look(self.unwrapped, step) if self.accelerator.is_main_process else ""
+        finally:
+            sharding.release(self.module)
+            self.ema.restore(self.trained)
 
+    def finish(self) -> Any:
+        """The module as it is to be kept: with averaged weights, all of them in every process."""
+        self.ema.copy_to(self.trained)
+        return self.whole()
 
-class _Averaged:
-    def __init__(self, ema: Average, parameters: list[nn.Parameter]) -> None:
-        self.ema, self.parameters = ema, parameters
-
-    def __enter__(self) -> None:
-        self.ema.store(self.parameters)
-        self.ema.copy_to(self.parameters)
-
-    def __exit__(self, *_: object) -> None:
-        self.ema.restore(self.parameters)
+    def whole(self) -> Any:
+        """The module with all its weights in every process, for good: it is not trained on."""
+        sharding.keep_whole(self.module)
+        return self.unwrapped
 
 
 def _optimisers(module: Unit, course: Course, lr: float) -> list[torch.optim.Optimizer]:
@@ -198,10 +209,11 @@ def run_stage(
         done = step + 1
         if done % course.save_every == 0 or done == course.steps:
             checkpoints.save(folder, done, learners, accelerator)
-        if main and log and (done % course.look_every == 0 or done == course.steps):
-            log.draw(name)
-            if look:
-                bar.write(f"{name} step {done}: {look(done)}")
+        if done % course.look_every == 0 or done == course.steps:
+            seen = look(done) if look else ""
+            if log:
+                log.draw(name)
+                bar.write(f"{name} step {done}: {seen}")
     bar.close()
 
 

@@ -21,7 +21,8 @@ class Phase:
 
 @dataclass(frozen=True)
 class Course:
-    """How a stage learns. Rates warm up, stay, and fall linearly to zero from the share `decay_from` of all steps."""
+    """How a stage learns. Rates warm up, stay, and fall linearly to zero from the share `decay_from` of all steps.
+    Several processes share the weights out if `sharded` (FSDP), else each has all of them."""
 
     steps: int
     lr: float
@@ -36,6 +37,7 @@ class Course:
     save_every: int = 200
     look_every: int = 400
     seed: int = 0
+    sharded: bool = False
 
     def phase(self, step: int) -> Phase:
         """The phase that `step` falls in."""

@@ -166,8 +166,9 @@ class Stages(Run):
         look = self.look("intra_shot", networks.text_encoder)
         dealer, folder = self.dealer(course=numbers.course), self.out / "intra_shot"
         trained = intra_shot.train(networks, dealer, numbers, folder, accelerator, look)
+        critic = networks.critic.whole().transformer
         if self.is_main:
-            write_whole(networks.critic.unwrapped.transformer, folder / "critic")
+            write_whole(critic, folder / "critic")
         self.keep("intra_shot", trained)
 
     def inter_shot(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -50,13 +51,9 @@ def train(
         embeds = None if frozen_text is None else embed_frozen(frozen_text, batch.tokens)
         return {"flow": learner.update(learner.module(loss_of, batch, embeds, schedule, recipe), step)}
 
-    def look_now(step: int) -> str:
-        with learner.averaged():
-            return look(learner.unwrapped, step)
-
-    run_stage("teacher", folder, recipe.course, accelerator, {"teacher": learner}, take_step, look and look_now)
-    learner.ema.copy_to(learner.trained)
-    return learner.unwrapped
+    seen = look and partial(learner.look, look)
+    run_stage("teacher", folder, recipe.course, accelerator, {"teacher": learner}, take_step, seen)
+    return learner.finish()
 
 
 def timestep_weights(schedule: Schedule) -> Tensor:
