@@ -11,12 +11,12 @@ from accelerate import Accelerator
 
 from shotstream.models.transformer import ShotTransformer
 from shotstream.sampler import Schedule
-from shotstream.training import causal, teacher
+from shotstream.training import causal, direct, teacher
 from shotstream.training.autoencoder import new_autoencoder
 from shotstream.training.batches import ShotBatch, ShotDealer
 from shotstream.training.data import encode_stories
 from shotstream.training.loop import Learner
-from shotstream.training.recipe import Course, Phase, TeacherRecipe
+from shotstream.training.recipe import Course, DirectRecipe, Phase, TeacherRecipe
 from shotstream.training.self_forcing import SelfForcing
 from shotstream.training.trainee import Trainee
 from shotstream.training.vocabulary import build_tokenizer
@@ -96,6 +96,29 @@ class _Words(torch.nn.Module):
             last_hidden_state = input_ids[..., None].float().expand(-1, -1, 8).sin()
 
         return Out
+
+
+@torch.no_grad()
+def test_a_change_in_mid_shot_is_learnt_as_the_engine_meets_it(dealer):
+    """There the past is told anew what the present is told: no frame is learnt from beside a past of other words."""
+    changing = [(story, i) for story, i in dealer.items if i and len({story[i].caption_at(f) for f in range(9)}) == 2]
+    batch = dealer.collate(changing[:1], 3)
+    student, numbers = Trainee(small(0)), DirectRecipe(COURSE, unknown_words=0.0)
+
+    def loss(batch: ShotBatch, seed: int) -> float:
+        torch.manual_seed(seed)
+        return direct.loss_of(student, batch, SCHEDULE, numbers, _Words()).item()
+
+    def reworded(row: int) -> ShotBatch:
+        tokens = batch.tokens.clone()
+        tokens[row, 0] += 1
+        return replace(batch, tokens=tokens)
+
+    read = []
+    for seed in range(12):
+        told = loss(batch, seed)
+        read.append(tuple(loss(reworded(batch.caption[0, frame]), seed) != told for frame in (0, -1)))
+    assert set(read) == {(True, False), (False, True)}
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ from shotstream.prompting import (
     reads_whole,
     unknown_words,
 )
+from shotstream.story import compose_caption
 from shotstream.toyworld import words
 from shotstream.toyworld.prompting import toyworld_prompting
 from shotstream.training.vocabulary import build_tokenizer
@@ -81,6 +82,15 @@ def test_everything_that_the_world_has_is_named(toy: Prompting):
     for group, table in tables.items():
         for name, ways in table.items():
             assert set(ways) & set(toy.words[group]), name
+
+
+@pytest.mark.parametrize("which", ["shipped", "today's"])
+def test_shots_later_than_any_that_was_trained_on_are_told_as_the_last(which, tokenizer):
+    """Digit by digit the eleventh, "shot10:", would end like the first."""
+    read = (tokenizer if which == "shipped" else build_tokenizer(stories=200)).tokenize
+    told = [read(compose_caption("A cat.", index, "It jumps at shot 12: high.")) for index in range(38)]
+    assert all(told[index] == told[5] for index in range(5, 38))
+    assert len({tuple(tokens) for tokens in told}) == 6 and told[0][3:6] == ["shot", "0", ":"]
 
 
 def test_a_model_of_today_s_words_is_told_all_of_them():

@@ -125,7 +125,7 @@ def test_losses_stay_on_the_device_of_their_batch(stories):
         losses = [
             teacher.loss_of(trainee, batch, embeds, schedule, numbers),
             causal.loss_of(trainee, batch, states, embeds, schedule),
-            direct.teacher_forced_flow(trainee, batch, noisy, level, embeds, 0.1, 3),
+            direct.teacher_forced_flow(trainee, batch, noisy, level, embeds, batch.caption[:, :1], 0.1, 3),
             teacher.guided_flow(transformer, batch, embeds, embeds[0], 2.0, distilling=True)(noisy, level[:, 0]),
         ]
     assert {loss.device.type for loss in losses} == {"cuda"}

@@ -54,7 +54,10 @@ def loss_of(
     student: Trainee, batch: ShotBatch, schedule: Schedule, recipe: DirectRecipe, frozen_text: Module | None = None
 ) -> Tensor:
     """Flow-matching loss, one noise level per chunk, the character's latent pixels weighed up. Captions are embedded by
-    the student's own text encoder, or by `frozen_text`."""
+    the student's own text encoder, or by `frozen_text`.
+
+    Where a caption changes in mid-shot the engine fills its local cache anew under the new one, so there a pass learns
+    from the frames of one caption, and what they look back at is told that caption, too."""
     size, frames = batch.target.shape[:2]
     chunk_frames = schedule.chunk_frames
     sigma = draw_sigmas((size, frames // chunk_frames), schedule, recipe.sampler_levels)
@@ -63,8 +66,10 @@ def loss_of(
     noisy = add_noise(batch.target, noise, sigma[..., None, None, None])
     tokens = hide_words(batch.tokens, recipe.unknown_words)
     embeds = embed_frozen(frozen_text, tokens) if frozen_text else embed(student.text_encoder, tokens)
-    flow = teacher_forced_flow(student, batch, noisy, 1000.0 * sigma, embeds, recipe.history_noise, chunk_frames)
-    return flow_loss(flow, batch.target, noise, character_weight(batch, recipe.character_weight))
+    told = batch.caption.gather(1, torch.randint(frames, (size, 1)).to(batch.caption.device))
+    flow = teacher_forced_flow(student, batch, noisy, 1000.0 * sigma, embeds, told, recipe.history_noise, chunk_frames)
+    weight = character_weight(batch, recipe.character_weight) * (batch.caption == told)[..., None, None, None]
+    return flow_loss(flow, batch.target, noise, weight / weight.mean())
 
 
 def teacher_forced_flow(
@@ -73,10 +78,12 @@ def teacher_forced_flow(
     noisy: Tensor,
     timestep: Tensor,
     embeds: Tensor,
+    told: Tensor,
     history_noise: float,
     chunk_frames: int,
 ) -> Tensor:
-    """Flow [B, F, C, h, w] of all chunks at once, each looking back at clean chunks instead of noisy ones.
+    """Flow [B, F, C, h, w] of all chunks at once, each looking back at clean chunks instead of noisy ones, which are
+    told the captions `told` [B, 1].
 
     Context and clean chunks get a little noise of random deviation up to `history_noise`, against drift.
     """
@@ -87,14 +94,13 @@ def teacher_forced_flow(
     history = torch.where(history == 0, history, history + fresh)  # a first shot looks back at exact zeros
     past = history.shape[1]
     positions, mask = teacher_forced_layout(clean_frames + chunk_frames, chunk_frames)
-    local = torch.cat([torch.arange(clean_frames), torch.arange(clean_frames + chunk_frames)])
     out = student.transformer(
         torch.cat([history, noisy], dim=1),
         torch.cat([timestep.new_zeros(len(timestep), past), timestep], dim=1),
         embeds[None],
-        torch.cat([batch.context_caption, batch.caption[:, local]], dim=1),
+        torch.cat([batch.context_caption, told.expand(-1, clean_frames), batch.caption], dim=1),
         positions.to(noisy.device),
-        torch.cat([batch.context_shot, batch.shot[:, None].expand(-1, len(local))], dim=1),
+        torch.cat([batch.context_shot, batch.shot[:, None].expand(-1, 2 * clean_frames + chunk_frames)], dim=1),
         mask.to(noisy.device),
     )
     return out[:, past:]

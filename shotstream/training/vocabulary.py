@@ -1,7 +1,8 @@
 """The toy world's tokenizer: lower-case words, single digits and punctuation marks, learned from generated stories.
 
 Owns the vocabulary and the small text encoder's shape. The caption's "shot3:" is split off the global caption that it
-is glued to.
+is glued to. No training story has more than six shots, so every later one is told as the sixth: read digit by digit,
+"shot10:" would end like the first shot, which looks back at nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from shotstream.story import compose_caption
 from shotstream.toyworld.stories import random_story
 
 SPECIAL = ("<pad>", "</s>", "<unk>")
+LAST_SHOT = 5  # from 0, of the longest story that is trained on
 
 
 def _pattern() -> pre_tokenizers.PreTokenizer:
@@ -27,20 +29,26 @@ def _pattern() -> pre_tokenizers.PreTokenizer:
     )
 
 
+def _normalizer() -> normalizers.Normalizer:
+    beyond = Regex(rf"shot(?:[{LAST_SHOT + 1}-9]|[1-9][0-9]+):")
+    later = normalizers.Replace(beyond, f"shot{LAST_SHOT}:")
+    return normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), later])
+
+
 def build_tokenizer(text_len: int = 64, stories: int = 20_000) -> PreTrainedTokenizerFast:
     """Every word of `stories` generated stories, all digits, in alphabetical order: the same on every machine."""
     rng = random.Random(0)
-    lower, split = normalizers.Lowercase(), _pattern()
+    normalizer, split = _normalizer(), _pattern()
     words: set[str] = set("0123456789.,:;!?'\"-()")
     for _ in range(stories):
         story = random_story(rng)
         for index, shot in enumerate(story.shots):
             for said in (shot.caption, *([shot.beat.caption] if shot.beat else [])):
                 caption = compose_caption(story.global_caption, index, said)
-                words |= {word for word, _ in split.pre_tokenize_str(lower.normalize_str(caption))}
+                words |= {word for word, _ in split.pre_tokenize_str(normalizer.normalize_str(caption))}
     vocabulary = {word: index for index, word in enumerate((*SPECIAL, *sorted(words)))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), lower])
+    tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = split
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     return PreTrainedTokenizerFast(
