@@ -93,7 +93,7 @@ def test_does_what_it_is_told_and_remembers(model):
 
 def test_a_directors_words_work_word_for_word(model):
     """Two sentences that everybody tries first, as the second shot of held-out openings."""
-    engine, rng, openings = Engine(model), random.Random(31), 12
+    engine, rng, openings = Engine(model), random.Random(31), 24
     surprised = city = 0
     for seed in range(openings):
         opening = leave_out(rng, num_shots=1)
