@@ -109,6 +109,17 @@ def test_a_directors_words_work_word_for_word(model):
     assert surprised >= 0.6 * openings and city >= 0.6 * openings, (surprised, city)
 
 
+def test_its_teacher_is_there_for_who_can_wait():
+    """`film --quality teacher` without a model of one's own: slow, and as right."""
+    teacher, rng = load_model(SHIPPED, quality="teacher"), random.Random(5)
+    assert teacher.guidance.steps == 16
+    for seed in range(2):
+        story = leave_out(rng, num_shots=2, num_chunks=1)
+        for shot, frames in zip(story.shots, film_of(Engine(teacher), story, seed), strict=True):
+            read = read_frame(frames[-1])
+            assert (read.colour, read.place, read.time) == (shot.scene.colour, shot.scene.place, shot.scene.time)
+
+
 def test_ten_lines_of_python_make_a_film():
     """README's, word for word; every frame after the cut still shows the ball that only the first shot names."""
     readme = (SHIPPED.parents[2] / "README.md").read_text(encoding="utf-8")
