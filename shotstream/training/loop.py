@@ -84,7 +84,8 @@ class Learner:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that has been learned: trained weights, their average, what the optimisers remember. All processes must
-        ask, as each may have a part."""
+        ask, as each may have a part; the tensors are the main one's alone, one after the other in its main memory, as
+        no device need hold them all."""
         names = [name for name, p in self.unwrapped.named_parameters() if p.requires_grad]
         average = self.ema.state_dict()
         tensors = {f"weights.{name}": p for name, p in zip(names, self.trained, strict=True)}
@@ -95,7 +96,10 @@ class Learner:
             for index, entries in state["state"].items():
                 tensors |= {f"optimiser{place}.{index}.{key}": torch.as_tensor(entry) for key, entry in entries.items()}
             numbers["optimisers"].append(state["param_groups"])
-        return {name: sharding.whole(tensor) for name, tensor in tensors.items()}, numbers
+        gathered = ((name, sharding.whole(tensor)) for name, tensor in tensors.items())
+        main = self.accelerator.is_main_process
+        kept = [(name, tensor.detach().cpu()) if main else None for name, tensor in gathered]
+        return dict(pair for pair in kept if pair), numbers
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
