@@ -173,7 +173,7 @@ def shot_work(model: Model, height: int, width: int, chunks: int) -> Work:
     weights = sum(parameter.nbytes for parameter in transformer.parameters())
     calls = [(MAX_CONTEXT_FRAMES, MAX_CONTEXT_FRAMES, 1)]
     for index in range(chunks):
-        attended = MAX_CONTEXT_FRAMES + schedule.chunk_frames * min(index + 1, schedule.max_chunks)
+        attended = MAX_CONTEXT_FRAMES + schedule.chunk_frames * schedule.remembered(index)
         calls.append((schedule.chunk_frames, attended, len(schedule.steps) + (index + 1 < chunks)))
     linear = attention = read = 0
     for frames, attended, times in calls:

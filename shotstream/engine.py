@@ -232,7 +232,7 @@ class Engine:
         """RoPE phases of the six context frames and all frames of the shot that are in the cache at a time, for all its
         layers and steps."""
         schedule = self.model.schedule
-        most = plan.num_chunks if schedule.near_chunks else schedule.max_chunks  # else the cache rolls
+        most = plan.num_chunks if schedule.near_chunks else schedule.max_chunks  # else places are used again
         local = min(plan.num_chunks, most) * schedule.chunk_frames
         shots = torch.tensor([*plan.context_shots, *[plan.rope_shot] * local])
         return self.model.transformer.phases(torch.arange(len(shots)), shots, plan.latent_size, self.model.device)
@@ -249,7 +249,7 @@ class Engine:
 
     def _refill(self, shot: _ShotInProgress, prefix: Sequence[torch.Tensor], watch: Stopwatch) -> Iterator[Progress]:
         """Fill the local cache from the clean chunks of the shot so far, under the caption it has now: as many as it
-        holds in one pass under the chunk-wise causal mask, those beyond one by one as the cache rolls."""
+        holds in one pass under the chunk-wise causal mask, those beyond one by one."""
         schedule = self.model.schedule
         together = prefix[: schedule.near_chunks or schedule.max_chunks]
         frames = len(together) * schedule.chunk_frames
@@ -266,9 +266,12 @@ class Engine:
             yield Progress("context", index, 0)
 
     def _make_room(self, shot: _ShotInProgress, index: int) -> None:
-        """Before chunk `index`: where the local cache is full, the oldest chunk goes."""
-        if index >= self.model.schedule.max_chunks and not self.model.schedule.near_chunks:
-            shot.cache.roll(self.model.schedule.chunk_frames)
+        """Before chunk `index`: where more came before than it attends to, the last chunk comes to lie right before its
+        own place. The shot's first stays where it is."""
+        schedule, size = self.model.schedule, self.model.schedule.chunk_frames
+        place = schedule.remembered(index) - 1
+        if index >= schedule.max_chunks and place and not schedule.near_chunks:
+            shot.cache.move((schedule.remembered(index - 1) - 1) * size, (place - 1) * size, size)
 
     def _predict(self, shot: _ShotInProgress, latents: torch.Tensor, timestep: float, index: int) -> torch.Tensor:
         """Flow [f, C, h, w] of chunk `index`, whose keys and values stay in the local cache until the next call."""
@@ -286,13 +289,11 @@ class Engine:
         """In latent frames: where chunk `index` is in time, up to where the local cache is read, and where in it the
         chunk's own place is. Attention does not care in which order the cache holds what is near."""
         schedule = self.model.schedule
-        size = schedule.chunk_frames
-        if not schedule.near_chunks:
-            place = min(index, schedule.max_chunks - 1)
-            return place * size, (place + 1) * size, place * size
-        near = schedule.near_chunks
+        size, near, attended = schedule.chunk_frames, schedule.near_chunks, schedule.remembered(index)
+        if not near:
+            return (attended - 1) * size, attended * size, (attended - 1) * size
         own = index if index < near else 1 + (index - 1) % (near - 1)
-        return index * size, min(index + 1, near) * size, own * size
+        return index * size, attended * size, own * size
 
     def _call(
         self,

@@ -25,6 +25,11 @@ def sigma_grid(shift: float) -> torch.Tensor:
     return shift * s / (1 + (shift - 1) * s)
 
 
+# Beyond what a model was trained for a chunk attends to the shot's first chunk, the last one and itself. All the latest
+# ones would be the model's own mistakes: with seven of them a shape is lost over 28 chunks twice as often.
+FAR_CHUNKS = 3
+
+
 @dataclass(frozen=True)
 class Schedule:
     """A model's way through noise and time: grid `shift`, nominal `steps` (1000 = pure noise, descending), latent
@@ -41,6 +46,13 @@ class Schedule:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sigmas", sigma_grid(self.shift))
+
+    def remembered(self, index: int) -> int:
+        """How many chunks of its shot chunk `index` attends to, itself included: all, as long as the model was trained
+        for so many."""
+        if self.near_chunks:
+            return min(index + 1, self.near_chunks)
+        return index + 1 if index < self.max_chunks else min(FAR_CHUNKS, self.max_chunks)
 
     @property
     def timesteps(self) -> torch.Tensor:

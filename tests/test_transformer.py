@@ -115,20 +115,23 @@ def test_gradients_reach_every_parameter(transformer):
     assert silent == []
 
 
-def test_a_rolled_cache_is_what_the_rest_would_have_left():
-    """Kept keys, turned once, equal keys that were rotated for their new place from the start."""
+@pytest.mark.parametrize(("start", "place"), [(6, 3), (3, 0), (6, 5)])
+def test_moved_keys_are_what_they_would_be_if_made_there(start, place):
+    """Turned once, they equal keys that were rotated for their new place from the start, also where the two overlap."""
     keys, values = torch.randn(2, 1, 15 * 6, 2, 24), torch.randn(2, 1, 15 * 6, 2, 24)
     shots = torch.tensor([0, 0, 1, 1, 2, 2, *[3] * 9])
     phases = rope_phases(torch.arange(15), shots, (2, 3), 24)
     rotated = torch.stack([rotate(layer, phases) for layer in keys])
     cache = ShotCache(rotated.clone(), values.clone(), context_frames=6, frame_tokens=6)
-    cache.roll(3)
-    context, kept = slice(0, 36), slice(36 + 18, None)
-    assert torch.equal(cache.keys[:, :, context], rotated[:, :, context])
-    earlier = torch.stack([rotate(layer[:, kept], phases.frames(6, 12, 6)) for layer in keys])
-    torch.testing.assert_close(cache.keys[:, :, 36:72], earlier, atol=1e-5, rtol=0)
-    assert torch.equal(cache.values[:, :, 36:72], values[:, :, kept])
-    assert torch.equal(cache.values[:, :, context], values[:, :, context])
+    cache.move(start, place, 3)
+    old, new = (slice((6 + at) * 6, (9 + at) * 6) for at in (start, place))
+    there = torch.stack([rotate(layer[:, old], phases.frames(6 + place, 9 + place, 6)) for layer in keys])
+    torch.testing.assert_close(cache.keys[:, :, new], there, atol=1e-5, rtol=0)
+    assert torch.equal(cache.values[:, :, new], values[:, :, old])
+    rest = torch.ones(90, dtype=torch.bool)
+    rest[new] = False
+    assert torch.equal(cache.keys[:, :, rest], rotated[:, :, rest])
+    assert torch.equal(cache.values[:, :, rest], values[:, :, rest])
 
 
 def test_watched_windows_see_what_attention_written_out_sees():

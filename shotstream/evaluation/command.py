@@ -59,6 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the page of --table, with JSON and plots beside it, rows made stay; with --directing its last section",
     )
     parser.add_argument(
+        "--speed",
+        action="store_true",
+        help="with --table: how fast all rows' models are, measured anew in one go, so that they compare",
+    )
+    parser.add_argument(
         "--directing", action="store_true", help="instead: steering, long shots, and policies of memory over many shots"
     )
     parser.add_argument(
@@ -79,6 +84,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("-o is the page of --table or --directing: name one of them.")
     if args.table and (args.real or args.model):
         raise UserError("--table names its models itself: leave out --real and --model.")
+    if args.speed and not args.table:
+        raise UserError("--speed is for the rows of --table: name it, or measure one model with bench.")
     if not args.real and (args.dino or args.clip or args.prompts):
         raise UserError("--dino, --clip and --prompts are for --real.")
     for target in (args.output, None if args.json in (None, "-") else Path(args.json)):
@@ -209,10 +216,13 @@ def _table(args: argparse.Namespace) -> int:
     sample, detector = _sample(args), best_detector(device)
     results = variants.Results(args.output.with_suffix(".json"))
 
+    def load(variant: variants.Variant):
+        return weights.load_model(variant.model, device=device, dtype=dtype, attention=args.attention)
+
     def make(variant: variants.Variant) -> variants.Row:
         if not variant.model.is_dir():
             raise UserError(f"{args.table}: there is no model folder at {variant.model} for the row {variant.name!r}.")
-        model = weights.load_model(variant.model, device=device, dtype=dtype, attention=args.attention)
+        model = load(variant)
         fitted = variants.fitted(sample, model)
         run = _runner(args, device, fitted, detector, variant.name, model, variant, variant.model)
         return variants.measure_variant(model, variant, fitted, run)
@@ -228,6 +238,10 @@ def _table(args: argparse.Namespace) -> int:
         key = variants.row_key(variant, sample, detector)
         rows[variant.name] = results.made(variant.name, key, lambda variant=variant: make(variant))
     results.keep_only(list(rows))
+    for variant in wanted if args.speed else []:
+        if variant.model.is_dir():
+            results.set_speed(variant.name, *variants.speed_of(variant.applied_to(load(variant))))
+            rows[variant.name] = results.get(variant.name)
 
     files = {}
     for name, (caption, png) in plots.draw_plots(rows).items():

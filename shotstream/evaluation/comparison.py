@@ -184,7 +184,7 @@ def _latent_size(model: Model, height: int, width: int) -> tuple[int, int]:
 def _attended(model: Model, chunks: int) -> list[int]:
     """Latent frames that each chunk of a shot attends to."""
     size = model.schedule.chunk_frames
-    return [MAX_CONTEXT_FRAMES + size * min(chunk + 1, model.schedule.max_chunks) for chunk in range(chunks)]
+    return [MAX_CONTEXT_FRAMES + size * model.schedule.remembered(chunk) for chunk in range(chunks)]
 
 
 def _shot_flops(model: Model, chunks: int, height: int, width: int) -> Flops:

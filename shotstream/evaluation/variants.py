@@ -115,9 +115,14 @@ def fitted(sample: Sample, model: Model) -> Sample:
 
 def measure_variant(model: Model, variant: Variant, sample: Sample, run: Runner) -> Row:
     """Have a row's films measured by `run`, and how fast the model is, as `bench` tells it."""
-    speed = measure_speed(variant.applied_to(model), BENCH_SHOTS)
-    figures = toyworld.measure(run, sample, steerable=model.guidance is None)
-    return Row(figures, speed.fps, speed.first_pixels_seconds)
+    speed = speed_of(variant.applied_to(model))
+    return Row(toyworld.measure(run, sample, steerable=model.guidance is None), *speed)
+
+
+def speed_of(model: Model) -> tuple[float, float]:
+    """Frames a second, and seconds to a shot's first picture, as `bench` tells them."""
+    report = measure_speed(model, BENCH_SHOTS)
+    return report.fps, report.first_pixels_seconds
 
 
 def measure_truth(sample: Sample, run: Runner) -> Row:
@@ -160,6 +165,11 @@ class Results:
             self._rows[name] = {"key": key} | row_dict(make())
             self._write()
         return self.get(name)
+
+    def set_speed(self, name: str, fps: float, first_picture: float) -> None:
+        """The row of that name with its speed measured anew."""
+        self._rows[name] |= {"fps": fps, "first_picture": first_picture}
+        self._write()
 
     def to_json(self) -> str:
         return json.dumps({"rows": self._rows}, indent=1) + "\n"

@@ -118,14 +118,15 @@ class ShotCache:
         windows = self.chunk_windows(stop, own)
         return [WatchedWindow(w.keys, w.values, w.place, self.frame_tokens, shares) for w in windows]
 
-    def roll(self, frames: int) -> None:
-        """Drops the oldest `frames` of a full local cache; the rest moves to their place, in time as well: its keys are
-        turned to what they would be if the shot had begun `frames` later. Context stays."""
-        start, step = self.context_frames * self.frame_tokens, frames * self.frame_tokens
-        phases = shift_phases(-frames, self.keys.shape[-1], self.keys.device)
-        for keys, values in zip(self.keys, self.values, strict=True):
-            keys[:, start:-step].copy_(rotate(keys[:, start + step :], phases))
-            values[:, start:-step].copy_(values[:, start + step :].clone())
+    def move(self, start: int, place: int, frames: int) -> None:
+        """Local frames from `start` on come to lie from `place` on, in time as well: their keys are turned to what they
+        would be if they had been made there. What was there is forgotten."""
+        phases = shift_phases(place - start, self.keys.shape[-1], self.keys.device)
+        first, tokens = self.context_frames, self.frame_tokens
+        old, new = (slice((first + at) * tokens, (first + at + frames) * tokens) for at in (start, place))
+        keys = self.keys[:, :, old]
+        self.keys[:, :, new] = rotate(keys.flatten(0, 1), phases).view_as(keys)
+        self.values[:, :, new] = self.values[:, :, old].clone()  # the two may overlap
 
     def joining_windows(self, start: int) -> list[JoiningWindow]:
         """Per layer, for a gradient: a chunk beginning at latent frame `start` attends to what it would in
