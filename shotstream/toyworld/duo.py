@@ -77,7 +77,7 @@ class _Stage:
 
 
 def duo_story(rng: random.Random, num_shots: int, num_chunks: int | None, shares: Shares) -> ToyStory:
-    """A story of two characters; one that is a single shot long shows both."""
+    """A story of two characters; one that is a single shot long shows both, if there are two-shots."""
     first = new_member(rng)
     cast = (first, new_member(rng, first))
     opening = rng.random()
@@ -90,7 +90,7 @@ def duo_story(rng: random.Random, num_shots: int, num_chunks: int | None, shares
     while len(shots) < num_shots:
         beat = rng.random() < shares.beats and (num_chunks is None or num_chunks > 2)
         length = num_chunks or (steered_length(rng) if beat else random_length(rng))
-        shown = _who_is_on(rng, stage, bool(shots), num_shots)
+        shown = _who_is_on(rng, stage, bool(shots), num_shots, shares.two_shots)
         if not shots:
             scene, caption = _opening(rng, stage, scene, shown, told, length)
         else:
@@ -102,16 +102,16 @@ def duo_story(rng: random.Random, num_shots: int, num_chunks: int | None, shares
     return ToyStory(text, tuple(shots))
 
 
-def _who_is_on(rng: random.Random, stage: _Stage, later: bool, num_shots: int) -> tuple[int, ...]:
+def _who_is_on(rng: random.Random, stage: _Stage, later: bool, num_shots: int, two_shots: bool) -> tuple[int, ...]:
     both = (0, 1) if rng.random() < 0.7 else (1, 0)
     if not later:
-        if num_shots == 1 or rng.random() < 0.4:
+        if two_shots and (num_shots == 1 or rng.random() < 0.4):
             return both if stage.known == {0, 1} else (0, 1)
         return (rng.randrange(2),) if stage.known == {0, 1} else (0,)
     kind = rng.random()
     if kind < 0.3:
         return stage.shown
-    if kind < 0.6 and len(stage.shown) == 1:
+    if two_shots and kind < 0.6 and len(stage.shown) == 1:
         return both
     return (1 - stage.shown[0],) if len(stage.shown) == 1 else (rng.randrange(2),)
 

@@ -33,11 +33,12 @@ NAMED_SHARE = 0.4
 @dataclass(frozen=True)
 class Shares:
     """How much of the wider world there is: the share of stories with two characters, of shots in which the camera
-    moves, and of shots with a change on the way."""
+    moves, and of shots with a change on the way. Without `two_shots` two characters take turns, never in one picture."""
 
     duos: float = 0.25
     moves: float = 0.17
     beats: float = 0.13
+    two_shots: bool = True
 
 
 WHOLE_WORLD = Shares()
