@@ -11,7 +11,7 @@ from shotstream.evaluation.reader import Reading, read_shot
 from shotstream.evaluation.toyworld import blips
 from shotstream.toyworld import world
 from shotstream.toyworld.motion import draw
-from shotstream.toyworld.plot import segments
+from shotstream.toyworld.plot import Shares, segments
 from shotstream.toyworld.stories import PLACE_NAMES, leave_out, long_story, random_story, returning, steered
 from shotstream.toyworld.takes import parts, render_take
 from shotstream.toyworld.wording import Member, instruction
@@ -171,6 +171,16 @@ def test_a_character_of_two_looks_the_same_whenever_it_is_back():
             assert len(looks) == 2
             seen += 1
     assert seen > 25
+
+
+def test_without_two_shots_two_take_turns_and_come_back():
+    rng, back = random.Random(3), 0
+    for _ in range(100):
+        shots = random_story(rng, shares=Shares(duos=1.0, moves=0.0, two_shots=False)).shots
+        looks = [(shot.scene.colour, shot.scene.shape) for shot in shots]
+        assert not any(shot.scene.partner for shot in shots) and len(set(looks)) <= 2
+        back += any(looks[at] != looks[at - 1] and looks[at] in looks[: at - 1] for at in range(2, len(looks)))
+    assert back > 30
 
 
 def test_long_stories_are_long():

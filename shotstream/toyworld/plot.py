@@ -33,7 +33,7 @@ NAMED_SHARE = 0.4
 @dataclass(frozen=True)
 class Shares:
     """How much of the wider world there is: the share of stories with two characters, of shots in which the camera
-    moves, and of shots with a change on the way. Without `two_shots` two characters take turns, never in one picture."""
+    moves, and of shots with a change on the way. Without `two_shots` the two take turns, never in one picture."""
 
     duos: float = 0.25
     moves: float = 0.17

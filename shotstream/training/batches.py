@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -19,7 +20,8 @@ from shotstream.errors import UserError
 from shotstream.models.rope import Phases
 from shotstream.models.transformer import ShotTransformer
 from shotstream.training.data import EncodedShot, StoryLatents
-from shotstream.training.recipe import Phase
+from shotstream.training.loop import share_of
+from shotstream.training.recipe import Course, Phase
 from shotstream.training.trainee import tokens_of
 
 Item = tuple[list[EncodedShot], int]
@@ -91,6 +93,12 @@ class ShotDealer:
         for phase in phases:
             for num_chunks in phase.chunks:
                 self.choose(random.Random(0), 1, num_chunks, phase.first)
+
+    def deal(self, course: Course, step: int, rng: random.Random, accelerator: Accelerator) -> ShotBatch:
+        """A process's share of the random shots that `step` of the course learns from, on its device."""
+        phase = course.phase(step)
+        size = share_of(phase.batch, accelerator)
+        return self.draw(rng, size, rng.choice(phase.chunks), phase.first).to(accelerator.device)
 
     def draw(self, rng: random.Random, size: int, num_chunks: int, first: bool = False) -> ShotBatch:
         """`size` random shots cut to `num_chunks`; only first shots if `first`."""

@@ -147,9 +147,7 @@ def train(
     learner = Learner(accelerator, student, recipe.course)
 
     def learn_true_shots(step: int, rng: random.Random) -> dict[str, float]:
-        phase = recipe.course.phase(step)
-        size = share_of(phase.batch, accelerator)
-        batch = dealer.draw(rng, size, rng.choice(phase.chunks), phase.first).to(accelerator.device)
+        batch = dealer.deal(recipe.course, step, rng, accelerator)
         loss = learner.module(direct.loss_of, batch, schedule, true_shots, text_encoder)
         return {"flow": learner.update(loss, step)}
 

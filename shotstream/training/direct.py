@@ -21,7 +21,7 @@ from shotstream.context import MAX_CONTEXT_FRAMES
 from shotstream.sampler import Schedule, add_noise
 from shotstream.training.batches import ShotBatch, ShotDealer
 from shotstream.training.dmd import flow_loss
-from shotstream.training.loop import Learner, run_stage, share_of
+from shotstream.training.loop import Learner, run_stage
 from shotstream.training.recipe import DirectRecipe
 from shotstream.training.teacher import character_weight
 from shotstream.training.trainee import Trainee, embed, embed_frozen, hide_words
@@ -40,9 +40,7 @@ def train(
     learner = Learner(accelerator, student, recipe.course)
 
     def take_step(step: int, rng: random.Random) -> dict[str, float]:
-        phase = recipe.course.phase(step)
-        size = share_of(phase.batch, accelerator)
-        batch = dealer.draw(rng, size, rng.choice(phase.chunks), phase.first).to(accelerator.device)
+        batch = dealer.deal(recipe.course, step, rng, accelerator)
         return {"flow": learner.update(learner.module(loss_of, batch, schedule, recipe), step)}
 
     seen = look and partial(learner.look, look)

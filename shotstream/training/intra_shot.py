@@ -11,8 +11,8 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from shotstream.training.batches import ShotBatch, ShotDealer
-from shotstream.training.loop import run_stage, share_of
+from shotstream.training.batches import ShotDealer
+from shotstream.training.loop import run_stage
 from shotstream.training.recipe import SelfForcingRecipe
 from shotstream.training.self_forcing import SelfForcing
 from shotstream.training.trainee import Trainee
@@ -32,19 +32,14 @@ def train(
     """
     course = recipe.course
 
-    def draw(step: int, rng: random.Random) -> ShotBatch:
-        phase = course.phase(step)
-        size = share_of(phase.batch, accelerator)
-        return dealer.draw(rng, size, rng.choice(phase.chunks), phase.first).to(accelerator.device)
-
     def take_step(step: int, rng: random.Random) -> dict[str, float]:
         losses = []
         for _ in range(recipe.critic_steps):
-            batch = draw(step, rng)
+            batch = dealer.deal(course, step, rng, accelerator)
             embeds = networks.embed(batch)
             clean = networks.rolled_out(batch, embeds, networks.random_step(rng))
             losses.append(networks.teach_critic(batch, embeds, clean, step))
-        batch = draw(step, rng)
+        batch = dealer.deal(course, step, rng, accelerator)
         loss, _ = networks.teach_student(batch, networks.embed(batch), networks.random_step(rng), step)
         return {"student": loss, "critic": sum(losses) / len(losses)} if losses else {"student": loss}
 

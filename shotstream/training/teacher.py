@@ -21,7 +21,7 @@ from shotstream.sampler import Schedule, add_noise, euler, guided
 from shotstream.training.batches import ShotBatch, ShotDealer
 from shotstream.training.dmd import flow_loss
 from shotstream.training.flows import bidirectional_flow
-from shotstream.training.loop import Learner, run_stage, share_of
+from shotstream.training.loop import Learner, run_stage
 from shotstream.training.recipe import TeacherRecipe
 from shotstream.training.trainee import Trainee, embed, embed_frozen, hide_words
 
@@ -45,9 +45,7 @@ def train(
     learner = Learner(accelerator, teacher, recipe.course)
 
     def take_step(step: int, rng: random.Random) -> dict[str, float]:
-        phase = recipe.course.phase(step)
-        size = share_of(phase.batch, accelerator)
-        batch = dealer.draw(rng, size, rng.choice(phase.chunks), phase.first).to(accelerator.device)
+        batch = dealer.deal(recipe.course, step, rng, accelerator)
         embeds = None if frozen_text is None else embed_frozen(frozen_text, batch.tokens)
         return {"flow": learner.update(learner.module(loss_of, batch, embeds, schedule, recipe), step)}
 
