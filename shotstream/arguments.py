@@ -78,7 +78,8 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds --low-vram and --int8-text, for cards on which the published model would not fit; a Space sets variables."""
+    """Adds --low-vram, --int8-text and --preview, for cards that are too small or too slow for the published model; a
+    Space sets variables."""
     parser.add_argument(
         "--low-vram",
         action="store_true",
@@ -90,6 +91,13 @@ def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         default=switched_on("SHOTSTREAM_INT8_TEXT"),
         help="text encoder in 8 bits, with torchao (default: $SHOTSTREAM_INT8_TEXT)",
+    )
+    parser.add_argument(
+        "--preview",
+        metavar="FILE|HUB_ID/FILE",
+        default=os.environ.get("SHOTSTREAM_PREVIEW") or None,
+        help="a tiny decoder (TAEHV's taew2_1 for the published model) for what is shown, where the VAE is too slow "
+        "(default: $SHOTSTREAM_PREVIEW, else none)",
     )
 
 
@@ -147,6 +155,7 @@ def load_model(args: argparse.Namespace, progress: FetchProgress | None = None) 
         progress=progress,
         low_vram=getattr(args, "low_vram", False),
         int8_text=getattr(args, "int8_text", False),
+        preview=getattr(args, "preview", None),
     )
     return quickened(model, args)
 

@@ -28,10 +28,12 @@ class ShotPixels:
         self.model, self.plan = model, plan
         self.num_frames = model.shot_frames(plan.num_chunks)
         self.offsets = stored_offsets(plan.request.memory.num_frames, self.num_frames)
-        self.state = model.vae.start_decoding()
+        self.shown = model.preview or model.vae  # whose pictures
+        self.state = self.shown.start_decoding()
         self.decoded = 0
         self.stream = side_stream(model.device)
-        self.kept: list[torch.Tensor] = []  # [3, H, W] each: the decoder's clamped floats, not rounded to 8 bits
+        self.clean: list[torch.Tensor] = []  # a preview's latents, for the VAE to decode when nobody waits
+        self.kept: list[torch.Tensor] = []  # [3, H, W] each: the VAE's clamped floats, not rounded to 8 bits
 
     @contextmanager
     def after(self, ready: torch.cuda.Event | None) -> Iterator[None]:
@@ -41,15 +43,26 @@ class ShotPixels:
 
     def decode(self, clean: torch.Tensor) -> tuple[np.ndarray, torch.Tensor]:
         """The next latent frames [f, C, h, w] -> [t, H, W, 3] uint8, and the latents themselves on the CPU."""
-        frames, self.state = self.model.vae.decode_step(clean, self.state)
-        start, self.decoded = self.decoded, self.decoded + len(frames)
-        self.kept += [frames[offset - start].clone() for offset in self.offsets if start <= offset < self.decoded]
+        frames, self.state = self.shown.decode_step(clean, self.state)
+        if self.shown is self.model.vae:
+            self._keep(frames)
+        else:
+            self.clean.append(clean)
         pixels, latents = to_host(as_uint8(frames)), to_host(clean)
         wait_for(self.stream)
         return pixels.numpy(), latents
 
+    def _keep(self, frames: torch.Tensor) -> None:
+        """Of the shot's next frames [t, 3, H, W] those that are kept."""
+        start, self.decoded = self.decoded, self.decoded + len(frames)
+        self.kept += [frames[offset - start].clone() for offset in self.offsets if start <= offset < self.decoded]
+
     def remember(self) -> ShotMemory:
         request = self.plan.request
+        state = self.model.vae.start_decoding()
+        for clean in self.clean:
+            frames, state = self.model.vae.decode_step(clean, state)
+            self._keep(frames)
         latents = self.model.vae.encode_frames(torch.stack(self.kept)).to(self.model.dtype).cpu()
         thumbnails = np.stack([thumbnail(frame) for frame in self.kept])
         return ShotMemory(request.caption, request.seed, self.num_frames, self.offsets, latents, thumbnails)

@@ -353,6 +353,7 @@ def table(tmp_path):
 def test_the_page_of_variants_is_made_once(table, tmp_path, capsys, monkeypatch):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(variants, "BENCH_SHOTS", 1)  # how fast a row is, is measured elsewhere
+    monkeypatch.setattr(toyworld, "DETECTED", 1)  # and so is what a detector finds
     assert main([*table, "--stories", "2"]) == 0
     assert main([*table, "--stories", "2", "--drift", "0"]) == 0, "the same rows"
     page, figures = (tmp_path / "page.md").read_text(), json.loads((tmp_path / "page.json").read_text())
@@ -368,6 +369,14 @@ def test_the_page_of_variants_is_made_once(table, tmp_path, capsys, monkeypatch)
     for plot in [line for line in page.splitlines() if line.startswith("![")]:
         png = (tmp_path / plot.rpartition("(")[2].rstrip(")")).read_bytes()
         assert png.startswith(b"\x89PNG") and len(png) < 100_000
+
+    # How fast rows are is measured anew when asked, and nothing else.
+    assert main([*table, "--stories", "2", "--speed"]) == 0
+    again = json.loads((tmp_path / "page.json").read_text())["rows"]
+    for name in ("shipped", "forgets"):
+        assert again[name]["fps"] != figures["rows"][name]["fps"]
+        assert again[name]["metrics"] == figures["rows"][name]["metrics"]
+    assert main(["evaluate", "--speed"]) == 2
 
     # Nothing is shot again: with every model made unreadable, what is there is enough. A new switch is a new row.
     from shotstream.models import weights

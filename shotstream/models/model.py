@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from shotstream.models.preview import PreviewDecoder
 from shotstream.models.shapes import Shapes, shape_name
 from shotstream.models.text import TextEncoder
 from shotstream.models.transformer import ShotTransformer
@@ -19,7 +20,8 @@ class Model:
     """`height` and `width` are pixels of the model's own size; `fps` its frame rate. All parts are on `device`; the
     transformer, the VAE and the memory's latents are in `dtype`. With `guidance` it is a bidirectional teacher, which
     makes a shot as a whole; without, a causal student. `shapes` are the pictures that it makes, (width, height) by name
-    and always with its own size; `prompting` is how it likes to be prompted, as far as its folder says so."""
+    and always with its own size; `prompting` is how it likes to be prompted, as far as its folder says so. `preview`
+    makes the pictures that are shown, if there is one."""
 
     name: str
     transformer: ShotTransformer
@@ -34,6 +36,7 @@ class Model:
     guidance: Guidance | None = None
     shapes: Shapes = field(default_factory=dict)
     prompting: Prompting = field(default_factory=Prompting)
+    preview: PreviewDecoder | None = None
     attention: str = "native"  # which kernel attends, and why, in words
 
     def __post_init__(self) -> None:

@@ -23,6 +23,7 @@ from shotstream.models.folder import COMPONENTS, INDEX, checked_index
 from shotstream.models.hub import check_room, download, fetch, is_hub_id
 from shotstream.models.model import Model
 from shotstream.models.offload import GuestVAE, lodge_state
+from shotstream.models.preview import load_preview
 from shotstream.models.published import (
     CHECKPOINTS,
     PUBLISHED,
@@ -58,18 +59,20 @@ def load_model(
     progress: FetchProgress | None = None,
     low_vram: bool = False,
     int8_text: bool = False,
+    preview: str | None = None,
 ) -> Model:
     """The model at `source`: a folder, a published checkpoint file, or a Hub id (`owner/name[@revision]`).
 
     None means the `default_source`. `attention` is a diffusers backend name or "auto"; `quality` is "student" or
     "teacher": the slow model that it learned from, in the folder `teacher/` of a model folder. What has to be fetched
     is told to `progress`. `low_vram` keeps on the device only what computes at a time, `int8_text` rounds the text
-    encoder. Raises `UserError` for everything that can be missing, damaged or unfit.
+    encoder, `preview` names a decoder for what is shown (see `load_preview`). Raises `UserError` for everything that
+    can be missing, damaged or unfit.
     """
     device = _checked_device(device)
     source = source or default_source(device)
     with telling_lack_of_memory(f"on {device} for the model {str(source)[:200]}"), telling_refused_files():
-        return _load_model(source, device, dtype, attention, quality, progress, low_vram, int8_text)
+        return _load_model(source, device, dtype, attention, quality, progress, low_vram, int8_text, preview)
 
 
 def default_source(device: torch.device) -> str | Path:
@@ -102,6 +105,7 @@ def _load_model(
     progress: FetchProgress | None,
     low_vram: bool,
     int8_text: bool,
+    preview: str | None,
 ) -> Model:
     parts = _read_parts(source, device, dtype, quality, progress)
     transformer, index, places = parts.transformer, parts.index, parts.places
@@ -114,11 +118,12 @@ def _load_model(
     patch_height, patch_width = (vae.spatial_factor * patch for patch in transformer.config.patch_size[1:])
     steps = patch_width, patch_height
     used = use_attention(transformer, attention, device, dtype)
+    shown = load_preview(preview, vae, device, dtype) if preview else None
     if low_vram:
         vae = as_guest(vae, transformer, device)
     return Model(
         attention=used,
-        name=index.get("name") or Path(source).name,
+        name=(index.get("name") or Path(source).name) + (" (preview)" if shown else ""),  # a film's note names it
         transformer=transformer,
         vae=vae,
         text=text,
@@ -131,6 +136,7 @@ def _load_model(
         guidance=parts.guidance,
         shapes=checked_shapes(index.get("shapes"), index["width"], index["height"], steps, source),
         prompting=parts.prompting,
+        preview=shown,
     )
 
 
