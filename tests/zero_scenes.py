@@ -120,6 +120,24 @@ class Scenes:
             "on the cpu": done.shot.latents.device.type == "cpu",
         }
 
+    def compiled(self) -> dict:
+        """Shots by blocks that a worker compiled, beside those of a model as it was loaded."""
+        from shotstream.engine import Engine
+        from shotstream.events import Chunk
+        from shotstream.models.weights import SHIPPED, load_model
+
+        block = self.backend.model.transformer.blocks[0]
+        plain, apart = Engine(load_model(SHIPPED)), []
+        first = watch(self.backend.shoot(self.request()))
+        for changes in ({"num_chunks": 9}, {"memory": first[-1].memory, "caption": f"{STORY}shot1:It waits."}):
+            request = self.request(**changes)
+            made, here = (
+                [event.latents for event in events if isinstance(event, Chunk)]
+                for events in (watch(self.backend.shoot(request)), plain.shoot(request))
+            )
+            apart.append(max(float((a - b).abs().max()) for a, b in zip(made, here, strict=True)))
+        return {"apart": apart, "compiled": type(block.forward).__name__}
+
     def cancel(self) -> dict:
         """A long shot is closed after its first chunk."""
         from shotstream.events import Chunk

@@ -13,14 +13,17 @@ from __future__ import annotations
 import contextvars
 import os
 import queue
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import spaces
 
+from shotstream.arguments import switched_on
 from shotstream.backends.gpu_time import GpuTime, LostWorker, told
 from shotstream.backends.loading import PATIENCE, Promise
 from shotstream.backends.wire import pack, unpack
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from shotstream.models.model import Model
 
 OVERDUE = 120.0  # seconds without a word, beyond those asked for, that mean that nobody works any more
+COMPILING = 600  # seconds that a worker has to compile blocks ahead of time
 GRACE = 1.0  # seconds in which `spaces` notices by itself that a worker ended
 
 
@@ -62,11 +66,32 @@ class ZeroGpuBackend(Promise):
         tell("model loading", home=self.name)
         try:
             self._model = self._load()
+            if switched_on("SHOTSTREAM_AOT"):
+                self._compile(self._model)
             self._keep(self._model)
         except Exception as error:
             self._break(error)
             if not isinstance(error, UserError):
                 raise
+
+    def _compile(self, model: Model) -> None:
+        """Has a worker compile the model's blocks ahead of time, if that works; tells in a line what came of it."""
+        from shotstream.models.packaged import package_blocks, use_package
+
+        folder = Path(tempfile.mkdtemp(prefix="shotstream-blocks-"))
+        began = time.monotonic()
+
+        def compile_on_gpu() -> None:  # without arguments, which would be pickled
+            package_blocks(model, folder)
+
+        try:
+            spaces.GPU(duration=COMPILING)(compile_on_gpu)()
+            use_package(model, folder)
+        except Exception as error:  # of a compiler, of what it is given, or no GPU to be had
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            tell("blocks not compiled", home=self.name, why=reason[0][:200])
+        else:
+            tell("blocks compiled", home=self.name, seconds=round(time.monotonic() - began, 1))
 
     def shoot(self, request: ShotRequest) -> Iterator[Event]:
         """Makes one shot in a worker. Says that it waits as long as there is none, and can be cancelled then, too.
