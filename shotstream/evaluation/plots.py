@@ -11,6 +11,7 @@ from shotstream.evaluation.variants import TRUTH, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 WIDTH, HEIGHT, ROW_HEIGHT = 8.0, 4.0, 0.4  # inches: at least so high, and higher for many rows
 
@@ -25,43 +26,43 @@ def require_matplotlib() -> None:
 
 def draw_plots(rows: Mapping[str, Row]) -> dict[str, tuple[str, bytes]]:
     """By name: caption and PNG, below 100 KB each, of all claims that the rows have figures for."""
-    plots: dict[str, tuple[str, Callable[[Axes], None]]] = {
+    plots: dict[str, tuple[str, Callable[[Figure], None]]] = {
         "consistency": (
             "Do later shots keep the first shot's character and place when nobody says so?",
-            lambda axes: _bars(axes, rows, {"character": "inter_subject_true", "place": "inter_background_true"}),
+            lambda figure: _bars(figure, rows, {"character": "inter_subject_true", "place": "inter_background_true"}),
         ),
         "adherence": (
             "Do pictures show what their captions say, and do cuts fall where they should?",
-            lambda axes: _bars(axes, rows, {"caption": "adherence", "cut": "cut_exact"}),
+            lambda figure: _bars(figure, rows, {"caption": "adherence", "cut": "cut_exact"}),
         ),
         "wider-world": (
             "Do two-shots, camera moves, returns and changes in mid-shot come out as told?",
-            lambda axes: _bars(axes, rows, {"everything": "everything", "returns": "returns", "steering": "steering"}),
+            lambda figure: _bars(
+                figure, rows, {"everything": "everything", "returns": "returns", "steering": "steering"}
+            ),
         ),
-        "speed": ("What do few steps cost, and how much time do they save?", lambda axes: _speeds(axes, rows)),
+        "speed": ("What do few steps cost, and how much time do they save?", lambda figure: _speeds(figure, rows)),
     }
     for unit in ("shot", "chunk"):
         if any(f"subject_by_{unit}" in row.figures.drift for row in rows.values()):
-            caption = f"Do films drift? Character right (lines) and place right (dotted), {unit} by {unit}"
-            plots[f"drift-{unit}s"] = (caption, lambda axes, unit=unit: _drift(axes, rows, unit))
+            caption = f"Do films drift? Share of films that are right, {unit} by {unit}"
+            plots[f"drift-{unit}s"] = (caption, lambda figure, unit=unit: _drift(figure, rows, unit))
     height = max(HEIGHT, ROW_HEIGHT * len(rows))
     return {name: (caption, _png(draw, height)) for name, (caption, draw) in plots.items()}
 
 
-def _png(draw: Callable[[Axes], None], height: float) -> bytes:
+def _png(draw: Callable[[Figure], None], height: float) -> bytes:
     from matplotlib.figure import Figure  # without pyplot, which keeps a window system and every figure
 
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    axes = figure.subplots()
-    draw(axes)
-    axes.grid(alpha=0.3)
+    draw(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90)
     return buffer.getvalue()
 
 
-def _bars(axes: Axes, rows: Mapping[str, Row], shown: Mapping[str, str]) -> None:
-    height = 0.8 / len(shown)
+def _bars(figure: Figure, rows: Mapping[str, Row], shown: Mapping[str, str]) -> None:
+    axes, height = _with_grid(figure), 0.8 / len(shown)
     for place, (label, metric) in enumerate(shown.items()):
         found = [row.figures.metrics.get(metric) for row in rows.values()]
         axes.barh(
@@ -75,31 +76,29 @@ def _bars(axes: Axes, rows: Mapping[str, Row], shown: Mapping[str, str]) -> None
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.set_xlabel("share, with standard error")
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=len(shown))
 
 
-def _drift(axes: Axes, rows: Mapping[str, Row], unit: str) -> None:
-    for number, (name, row) in enumerate(rows.items()):
-        for curve, style in ((f"subject_by_{unit}", "-"), (f"background_by_{unit}", ":")):
-            steps = row.figures.drift.get(curve)
-            if not steps:
-                continue
-            at = range(1, len(steps) + 1)
-            values = [step.value for step in steps]
-            colour = f"C{number % 10}"
-            axes.plot(at, values, style, color=colour, label=name if style == "-" else None)
-            if style == "-":
-                errors = [step.error or 0.0 for step in steps]
-                low, high = ([v + sign * e for v, e in zip(values, errors, strict=True)] for sign in (-1, 1))
-                axes.fill_between(at, low, high, color=colour, alpha=0.12, linewidth=0)
-    axes.set_ylim(-0.02, 1.02)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set_xlabel(unit)
-    axes.set_ylabel("share right")
-    axes.legend(fontsize="small")
+def _drift(figure: Figure, rows: Mapping[str, Row], unit: str) -> None:
+    """A field for every shot or chunk of every row, dark where few films are right: lines would cover each other."""
+    curves = {"character": f"subject_by_{unit}", "place": f"background_by_{unit}"}
+    shown = {name: row.figures.drift for name, row in rows.items() if curves["character"] in row.figures.drift}
+    longest = max(len(drift[curves["character"]]) for drift in shown.values())
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, (title, curve) in zip(panels, curves.items(), strict=True):
+        values = [[step.value for step in drift[curve]] for drift in shown.values()]
+        padded = [line + [float("nan")] * (longest - len(line)) for line in values]
+        extent = (0.5, longest + 0.5, len(shown) - 0.5, -0.5)
+        image = axes.imshow(padded, vmin=0, vmax=1, aspect="auto", extent=extent, interpolation="nearest")
+        axes.set_yticks(range(len(shown)), list(shown))
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_title(title)
+        axes.set_xlabel(unit)
+    figure.colorbar(image, ax=panels, label="share right")
 
 
-def _speeds(axes: Axes, rows: Mapping[str, Row]) -> None:
+def _speeds(figure: Figure, rows: Mapping[str, Row]) -> None:
+    axes = _with_grid(figure)
     for name, row in rows.items():
         estimate = row.figures.metrics.get("inter_subject_true")
         if name == TRUTH or row.fps is None or estimate is None:
@@ -109,4 +108,10 @@ def _speeds(axes: Axes, rows: Mapping[str, Row]) -> None:
     axes.set_xlabel("frames a second, everything included")
     axes.set_ylabel("right character in later shots")
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize="small")
+        figure.legend(loc="outside right center", fontsize="small")
+
+
+def _with_grid(figure: Figure) -> Axes:
+    axes = figure.subplots()
+    axes.grid(alpha=0.3)
+    return axes
