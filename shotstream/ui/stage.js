@@ -10,6 +10,8 @@ window.stage = (() => {
     return answer?.ok && answer.status !== 204 ? answer : null;
   }
 
+  const health = async (session) => (await fetched(`health?session=${session}`))?.json();
+
   // What the film remembers is kept after every shot, here, and given to the server that has forgotten it.
   let kept = "";
   async function keep(session) {
@@ -30,7 +32,10 @@ window.stage = (() => {
     const body = memory && (await memory.blob());
     await caches.delete(KEPT);
     if (!body) return [];
-    const opened = await fetched(`open/${session}`, { method: "POST", body });
+    for (let tries = 0; tries < 60 && !(await health(session))?.model; tries += 1) { // a server may be there before its model
+      await new Promise((done) => setTimeout(done, EVERY));
+    }
+    const opened = await fetched(`open/${session}`, { method: "POST", body, signal: AbortSignal.timeout(30000) });
     const story = opened && (await fetched(`keep/${session}/story.json`));
     return story ? Object.values(await story.json()) : [];
   }
@@ -47,14 +52,14 @@ window.stage = (() => {
     if (film) poster = URL.createObjectURL(await film.blob());
     let well = true;
     async function look() {
-      const health = await (await fetched(`health?session=${session()}`))?.json();
-      if (health && (!well || !health.session)) {
+      const found = await health(session());
+      if (found && (!well || !found.session)) {
         sessionStorage.setItem(RECOVERING, "1");
         return location.reload();
       }
-      well = Boolean(health);
-      play_poster(!health?.model);
-      if (health?.model) await keep(session()).catch(() => {}); // the next look tries again
+      well = Boolean(found);
+      play_poster(!found?.model);
+      if (found?.model) await keep(session()).catch(() => {}); // the next look tries again
       setTimeout(look, EVERY);
     }
     look();
