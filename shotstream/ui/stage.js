@@ -26,16 +26,16 @@ window.stage = (() => {
   // The captions of the film that the page before this one had when it was lost, and that is here again; none without one.
   async function recover(session) {
     const wanted = sessionStorage.getItem(RECOVERING);
-    sessionStorage.removeItem(RECOVERING);
     if (!window.caches) return [];
     const memory = wanted && (await (await caches.open(KEPT)).match("memory"));
     const body = memory && (await memory.blob());
-    await caches.delete(KEPT);
-    if (!body) return [];
+    const forget = () => (sessionStorage.removeItem(RECOVERING), caches.delete(KEPT));
+    if (!body) return await forget(), [];
     for (let tries = 0; tries < 60 && !(await health(session))?.model; tries += 1) { // a server may be there before its model
       await new Promise((done) => setTimeout(done, EVERY));
     }
     const opened = await fetched(`open/${session}`, { method: "POST", body, signal: AbortSignal.timeout(30000) });
+    await forget(); // not before: who reloads while it waits for the model still has it
     const story = opened && (await fetched(`keep/${session}/story.json`));
     return story ? Object.values(await story.json()) : [];
   }
