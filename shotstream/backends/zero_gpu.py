@@ -54,6 +54,7 @@ class ZeroGpuBackend(Promise):
         self._load = load
         self._model: Model | None = None  # workers find it here: a lock of `ready` may have been held when they forked
         self._engine: Engine | None = None  # a worker's
+        self._blocks: tempfile.TemporaryDirectory | None = None
         self.gpu_time = GpuTime()
 
         def work_on_gpu(job: bytes, seconds: int) -> Iterator[bytes]:
@@ -78,7 +79,8 @@ class ZeroGpuBackend(Promise):
         """Has a worker compile the model's blocks ahead of time, if that works; tells in a line what came of it."""
         from shotstream.models.packaged import package_blocks, use_package
 
-        folder = Path(tempfile.mkdtemp(prefix="shotstream-blocks-"))
+        self._blocks = tempfile.TemporaryDirectory(prefix="shotstream-blocks-")  # workers read it: gone with the page
+        folder = Path(self._blocks.name)
         began = time.monotonic()
 
         def compile_on_gpu() -> None:  # without arguments, which would be pickled
