@@ -14,8 +14,15 @@ from shotstream.training.stages import Stages
 
 
 def test_every_shipped_recipe_is_sound():
-    ablations = ("ablation", "ablation-inter-only", "ablation-no-indicator")
-    assert shipped_recipes() == (*ablations, "direct", "paper", "smoke", "toy")
+    ablations = ("inter-only", "no-indicator", "self-forcing", "true-shots")
+    assert shipped_recipes() == (
+        *(f"ablation-{a}" for a in ablations),
+        "direct",
+        "paper",
+        "self-forcing",
+        "smoke",
+        "toy",
+    )
     for name in shipped_recipes():
         recipe = load_recipe(name)
         for stage in recipe.stages:
@@ -27,13 +34,11 @@ def test_every_shipped_recipe_is_sound():
 
 
 def test_a_recipe_that_is_like_another_differs_in_what_it_says():
-    toy, short, without = map(load_recipe, ("toy", "ablation", "ablation-no-indicator"))
-    assert short.causal.indicator and without == replace(
-        short, causal=replace(short.causal, indicator=False), stages=("causal", "export")
-    )
+    toy, short, without = map(load_recipe, ("toy", "ablation-true-shots", "ablation-no-indicator"))
+    assert short.causal.indicator and without == replace(short, causal=replace(short.causal, indicator=False))
     assert (short.teacher, short.model, short.data) == (toy.teacher, toy.model, toy.data)
     assert short.causal.course == replace(toy.causal.course, steps=400) and short.causal.true_steps == 400
-    assert short.stages == ("causal", "intra_shot", "inter_shot", "export")
+    assert short.stages == ("causal", "export")
 
 
 def test_recipes_that_are_like_each_other_are_refused(tmp_path, monkeypatch, capsys):
@@ -45,7 +50,7 @@ def test_recipes_that_are_like_each_other_are_refused(tmp_path, monkeypatch, cap
 
 
 def test_another_seed_is_that_of_every_stage_and_of_nothing_else():
-    toy, other = load_recipe("toy"), with_seed(load_recipe("toy"), 7)
+    toy, other = load_recipe("self-forcing"), with_seed(load_recipe("self-forcing"), 7)
     assert {getattr(other, name).course.seed for name in ("teacher", "causal", "intra_shot", "inter_shot")} == {7}
     assert other.data == toy.data and with_seed(other, 0) == with_seed(toy, 0)
 
@@ -120,4 +125,4 @@ def test_a_wrong_recipe_is_one_sentence(change, complaint, tmp_path, capsys):
 
 def test_no_such_recipe(tmp_path, capsys):
     assert main(["train", "all", "--config", "huge", "--out", str(tmp_path)]) == 2
-    assert "paper, smoke, toy" in capsys.readouterr().err
+    assert "paper, self-forcing, smoke, toy" in capsys.readouterr().err

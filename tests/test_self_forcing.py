@@ -177,7 +177,8 @@ def test_gradients_survive_checkpointing_and_sixteen_bits(tmp_path):
     """Caches are filled without a gradient by the weights that a later step needs one of; and what a block is run on
     again in the backward pass must still be what it was."""
     model = load_model(save_random_model(tmp_path / "m", vae="PixelAutoencoder"))
-    batch, embeds = batch_of(model, [story_of(model, (2,))], 2)
+    batch, embeds = batch_of(model, [story_of(model, (2,))], 3)
+    batch.caption[:, 6:] = 2  # changes after two chunks: what the second read of the first is filled anew
 
     def gradients(dtype: torch.dtype) -> dict[str, torch.Tensor]:
         model.transformer.zero_grad()

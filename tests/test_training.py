@@ -23,7 +23,11 @@ from safetensors.torch import load_file
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from shotstream.__main__ import main
+from shotstream.engine import Engine
 from shotstream.errors import UserError
+from shotstream.events import ShotRequest
+from shotstream.memory import Memory
+from shotstream.models.random_model import SMALL, save_random_model
 from shotstream.models.transformer import ShotTransformer
 from shotstream.models.weights import load_model
 from shotstream.prompting import read_prompting
@@ -152,10 +156,21 @@ def link_all_but(parts: list[str], run: Path, out: Path) -> None:
 def test_from_nothing_to_a_model_folder(smoke_run, capsys):
     assert json.loads((smoke_run / "model" / "model_index.json").read_text())["width"] == world.WIDTH
     assert "in the forest" in read_prompting(smoke_run / "model").words["places"]
-    for stage in ("direct", "teacher", "causal", "intra_shot", "inter_shot"):
+    for stage in ("autoencoder", "decoder", "direct", "teacher", "causal", "intra_shot", "inter_shot"):
         assert list((smoke_run / stage / "sheets").glob("*.png")), stage
         assert (smoke_run / stage / "losses.png").stat().st_size > 1000
     assert len(list((smoke_run / "pairs").glob("*.safetensors"))) == 4
+
+
+def test_tensorboard_has_every_step_of_every_stage(smoke_run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for stage in ("direct", "inter_shot"):
+        events = EventAccumulator(str(smoke_run / stage / "tensorboard"))
+        events.Reload()
+        told = {name: [event.step for event in events.Scalars(name)] for name in events.Tags()["scalars"]}
+        rows = LossLog.rows_of(smoke_run / stage / "losses.csv")
+        assert told == {n: [int(r["step"]) for r in rows if r["name"] == n] for n in {r["name"] for r in rows}}
 
 
 @pytest.mark.parametrize("stage", ["autoencoder", "direct", "teacher", "causal"])
@@ -166,7 +181,7 @@ def test_losses_fall(smoke_run, stage):
     assert sum(values[-third:]) < 0.97 * sum(values[:third])
 
 
-@pytest.mark.parametrize("stage", ["autoencoder", "direct", "teacher", "causal", "intra_shot", "inter_shot"])
+@pytest.mark.parametrize("stage", ["autoencoder", "decoder", "direct", "teacher", "causal", "intra_shot", "inter_shot"])
 def test_a_resumed_run_equals_an_uninterrupted_one(smoke_run, stage, tmp_path):
     """As after a power cut between the last two checkpoints; bit for bit."""
     link_all_but([stage], smoke_run, tmp_path)
@@ -179,7 +194,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(smoke_run, stage, tmp_path):
     shutil.rmtree(again / "vae", ignore_errors=True)
     assert newest_checkpoint(again) is not None
     assert main(["train", stage, "--config", "smoke", "--out", str(tmp_path)]) == 0
-    part = "vae" if stage == "autoencoder" else "transformer"
+    part = "vae" if stage in ("autoencoder", "decoder") else "transformer"
     files = [path.relative_to(smoke_run / stage) for path in newest_checkpoint(smoke_run / stage).iterdir()]
     assert files and {path.suffix for path in files} == {".safetensors"}, "nothing that has to be unpickled"
     for file in (*files, Path(part) / "diffusion_pytorch_model.safetensors"):
@@ -240,6 +255,27 @@ def test_a_checkpoint_of_another_configuration_is_refused(smoke_run, tmp_path, c
     path.write_text(yaml.safe_dump(recipe))
     assert main(["train", "direct", "--config", str(path), "--out", str(tmp_path)]) == 2
     assert "does not fit this configuration" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_costs_what_came_after_the_one_before(smoke_run, tmp_path, capsys):
+    link_all_but(["direct"], smoke_run, tmp_path)
+    shutil.copytree(smoke_run / "direct", tmp_path / "direct")
+    newest = newest_checkpoint(tmp_path / "direct")
+    (newest / "student.safetensors").write_bytes(b"half a file")
+    train = ["train", "direct", "--config", "smoke", "--out", str(tmp_path)]
+    assert main(train) == 2
+    assert f"remove {newest} to go on from the checkpoint before it" in capsys.readouterr().err
+    shutil.rmtree(newest)
+    assert main(train) == 0 and newest_checkpoint(tmp_path / "direct") == newest
+
+
+def test_damaged_trajectories_are_made_anew(smoke_run, tmp_path):
+    link_all_but(["pairs"], smoke_run, tmp_path)
+    shutil.copytree(smoke_run / "pairs", tmp_path / "pairs")
+    damaged, *_ = sorted((tmp_path / "pairs").iterdir())
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    assert main(["train", "pairs", "--config", "smoke", "--out", str(tmp_path)]) == 0
+    assert damaged.read_bytes() == (smoke_run / "pairs" / damaged.name).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -387,6 +423,37 @@ def test_a_folder_of_videos_trains_the_same_stages(smoke_run, tmp_path, capsys):
     assert (tmp_path / "teacher" / "transformer").is_dir()
 
 
+def test_the_published_settings_train_a_model_of_the_published_parts(tmp_path):
+    """Every stage of `paper` as it is, but for sizes: 16 bits, checkpointed gradients, Wan's autoencoder, UMT5 as it
+    came, videos, trained self-attention, LoRA."""
+    start = save_random_model(tmp_path / "wan", schedule=Schedule(default_chunks=2, max_chunks=2))
+    write_sample(tmp_path / "videos", stories=4, seed=0)
+    sizes = {key: SMALL[key] for key in ("dim", "ffn_dim", "num_heads", "num_layers", "freq_dim")}
+    course = {"steps": 1, "look_every": 1, "phases": [{"batch": 1, "chunks": [2]}]}
+    stages = {stage: {"course": course} for stage in ("teacher", "causal", "intra_shot", "inter_shot")}
+    recipe = {"like": "paper", "look_at": 1, **stages}
+    recipe["model"] = {"transformer": sizes, "text_len": SMALL["text_len"], "height": 32, "width": 48, "max_chunks": 2}
+    recipe["causal"] |= {"pairs": 1, "chunks": [2]}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(recipe))
+    out = tmp_path / "run"
+    places = ["--start", str(start), "--videos", str(tmp_path / "videos"), "--out", str(out)]
+    assert main(["train", "all", "--config", str(tmp_path / "small.yaml"), *places]) == 0
+    begun, taught = (
+        load_file(path / "transformer" / "diffusion_pytorch_model.safetensors") for path in (start, out / "teacher")
+    )
+    changed = {name for name in begun if not torch.equal(begun[name], taught[name])}
+    assert changed and all("self_attn" in name for name in changed)
+    model = load_model(out / "model")
+    assert type(model.vae).__name__ == "WanVAE" and (out / "inter_shot" / "sheets" / "000001.png").is_file()
+    assert len(list(Engine(model).shoot(ShotRequest("a cat runs", Memory(), 1, 1)))) > 1
+
+
+def test_sharding_is_asked_for_in_a_recipe_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert main(["train", "direct", "--config", "smoke", "--out", str(tmp_path)]) == 2
+    assert "`sharded: true`" in capsys.readouterr().err
+
+
 def in_two_processes(stage: str, config: str | Path, out: Path) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*launch, "-m", "shotstream", "train", stage, "--config", str(config), "--out", str(out)]
@@ -397,7 +464,8 @@ def in_two_processes(stage: str, config: str | Path, out: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(smoke_run, tmp_path):
-    """Data-parallel on the CPU: both processes end with equal weights, and with a checkpoint of a single place."""
+    """Data-parallel on the CPU: every stage runs, and one process writes what it leaves. That they learn what one does
+    is told by the next test, in which either way of sharing a batch leaves the same."""
     link_all_but(["autoencoder", "direct", "intra_shot", "inter_shot"], smoke_run, tmp_path)
     for stage in ("autoencoder", "direct", "intra_shot", "inter_shot"):
         in_two_processes(stage, "smoke", tmp_path)
@@ -405,6 +473,8 @@ def test_two_processes_train_as_one(smoke_run, tmp_path):
         for weights in newest_checkpoint(tmp_path / stage).iterdir():
             alone = newest_checkpoint(smoke_run / stage) / weights.name
             assert load_file(weights).keys() == load_file(alone).keys()
+        rows = [LossLog.rows_of(run / stage / "losses.csv") for run in (tmp_path, smoke_run)]
+        assert len(rows[0]) == len(rows[1]), "one process writes"
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from shotstream.errors import UserError
 
 SETS = {"validation": 20_000, "test": 77_000}  # their seeds; neither is trained on
 STORIES = 200
+ROUNDS = 3  # of measuring how fast all rows are
 TITLE = "What each part is there for"
 MANY = 20  # stories: fewer are measured before other processes have started
 STORY_FILES = Path(__file__).parents[2] / "assets" / "stories"
@@ -61,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--speed",
         action="store_true",
-        help="with --table: how fast all rows' models are, measured anew in one go, so that they compare",
+        help="with --table: how fast all rows' models are, measured anew round by round, so that they compare",
     )
     parser.add_argument(
         "--directing", action="store_true", help="instead: steering, long shots, and policies of memory over many shots"
@@ -84,6 +85,10 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("-o is the page of --table or --directing: name one of them.")
     if args.table and (args.real or args.model):
         raise UserError("--table names its models itself: leave out --real and --model.")
+    if args.table and (option := _altering(args)):
+        raise UserError(f"--table measures models as their folders have them: leave out {option}.")
+    if args.real and args.drift is not None:
+        raise UserError("--drift is for toy stories; real films show theirs shot by shot and chunk by chunk.")
     if args.speed and not args.table:
         raise UserError("--speed is for the rows of --table: name it, or measure one model with bench.")
     if not args.real and (args.dino or args.clip or args.prompts):
@@ -171,7 +176,7 @@ def _runner(args: argparse.Namespace, device, sample, detector, label: str, mode
 
     on_a_cpu = device.type == "cpu" and sample.stories >= MANY
     workers = args.workers or (os.cpu_count() if on_a_cpu else 1) or 1
-    if workers == 1:
+    if workers == 1 or _altering(args):  # other processes load the model as its folder has it
         shooter = toyworld.rendered if model is None else variants.shooter_of(model, variant)
         return toyworld.one_by_one(shooter, sample, detector, _progress(label))
     work = pool.Work(sample)
@@ -180,8 +185,18 @@ def _runner(args: argparse.Namespace, device, sample, detector, label: str, mode
     return pool.in_processes(work, workers, _progress(label))
 
 
+def _altering(args: argparse.Namespace) -> str | None:
+    """The first option by which the model that was loaded is another one than its folder's."""
+    options = ("fast", "compile", "preview", "low_vram", "int8_text")
+    return next((f"--{name.replace('_', '-')}" for name in options if getattr(args, name)), None)
+
+
 def _about(sample, detector) -> str:
-    cuts = f"cuts found by {detector.name}" if detector else "cut_detected not measured: no detector is installed"
+    from shotstream.evaluation.toyworld import DETECTED
+
+    cuts = "cut_detected not measured: no detector is installed"
+    if detector:
+        cuts = f"cuts found by {detector.name} in the first {min(DETECTED, sample.stories)} stories"
     return (
         f"{sample.stories} stories of three shots (seed {sample.seed}) whose later captions name neither character nor "
         f"place nor time; {sample.others} stories each of the wider world, of returns and of changes in mid-shot; "
@@ -220,27 +235,34 @@ def _table(args: argparse.Namespace) -> int:
         return weights.load_model(variant.model, device=device, dtype=dtype, attention=args.attention)
 
     def make(variant: variants.Variant) -> variants.Row:
-        if not variant.model.is_dir():
-            raise UserError(f"{args.table}: there is no model folder at {variant.model} for the row {variant.name!r}.")
         model = load(variant)
         fitted = variants.fitted(sample, model)
         run = _runner(args, device, fitted, detector, variant.name, model, variant, variant.model)
         return variants.measure_variant(model, variant, fitted, run)
 
-    rows = {
-        variants.TRUTH: results.made(
-            variants.TRUTH,
-            variants.row_key(None, sample, detector),
-            lambda: variants.measure_truth(sample, _runner(args, device, sample, detector, "truth")),
+    truth = variants.row_key(None, sample, detector)
+    if results.key(variants.TRUTH) not in (None, truth):  # nothing that took hours is thrown away by a slip
+        raise UserError(
+            f"The rows beside {args.output} are of other stories or another detector of cuts: ask with the --set, "
+            "--stories and --drift of then, or write another page."
         )
-    }
+    keys = {variant.name: variants.row_key(variant, sample, detector) for variant in wanted}
     for variant in wanted:
-        key = variants.row_key(variant, sample, detector)
-        rows[variant.name] = results.made(variant.name, key, lambda variant=variant: make(variant))
+        if not variant.model.is_dir() and not results.has(variant.name, keys[variant.name]):
+            raise UserError(f"{args.table}: there is no model folder at {variant.model} for the row {variant.name!r}.")
+
+    def shoot_truth() -> variants.Row:
+        return variants.measure_truth(sample, _runner(args, device, sample, detector, "truth"))
+
+    rows = {variants.TRUTH: results.made(variants.TRUTH, truth, shoot_truth)}
+    for variant in wanted:
+        rows[variant.name] = results.made(variant.name, keys[variant.name], lambda variant=variant: make(variant))
     results.keep_only(list(rows))
-    for variant in wanted if args.speed else []:
-        if variant.model.is_dir():
-            results.set_speed(variant.name, *variants.speed_of(variant.applied_to(load(variant))))
+    if args.speed:
+        here = [variant for variant in wanted if variant.model.is_dir()]
+        rounds = [[variants.speed_of(v.applied_to(load(v))) for v in here] for _ in _progress("speed")(range(ROUNDS))]
+        for variant, *speeds in zip(here, *rounds, strict=True):
+            results.set_speed(variant.name, speeds)
             rows[variant.name] = results.get(variant.name)
 
     files = {}
@@ -272,7 +294,7 @@ def _real(args: argparse.Namespace) -> int:
     from shotstream.engine import Engine
     from shotstream.evaluation.cuts import best_detector
     from shotstream.evaluation.estimate import over_stories
-    from shotstream.evaluation.features import RealMeasures
+    from shotstream.evaluation.features import DEFINITIONS, RealMeasures
     from shotstream.evaluation.speed import measure as measure_speed
     from shotstream.evaluation.toyworld import film_of_captions
     from shotstream.evaluation.variants import BENCH_SHOTS
@@ -299,10 +321,13 @@ def _real(args: argparse.Namespace) -> int:
         "detector": detector and detector.name,
         "metrics": {name: estimate and asdict(estimate) for name, estimate in figures.items()},
         "not_measured": measures.not_measured,
+        "definitions": DEFINITIONS,
     }
     lines = [f"{model.name}: films of {len(stories)} story files, standard errors over films"]
-    lines += [f"{name:<20}{estimate or 'needs films of two shots or more'}" for name, estimate in figures.items()]
-    lines += [f"{name:<20}not measured: {why}" for name, why in measures.not_measured.items()]
+    lines += [f"{name:<24}{estimate or 'needs films of two shots or more'}" for name, estimate in figures.items()]
+    lines += [f"{name:<24}not measured: {why}" for name, why in measures.not_measured.items()]
+    found_here = {name: told for name, told in DEFINITIONS.items() if any(key.startswith(name) for key in figures)}
+    lines += [f"{name}: {told}" for name, told in found_here.items()]
     lines.append(f"{speed.fps:.1f} FPS, first picture after {speed.first_pixels_seconds:.2f} s")
     _tell(args.json, found, "\n".join(lines))
     return 0

@@ -13,7 +13,7 @@ from statistics import fmean, stdev
 
 @dataclass(frozen=True)
 class Estimate:
-    """`value` is the mean of `stories` story means; `error` its standard error, None for a single story."""
+    """`value` is the mean of `stories` story means (of speed: rounds); `error` its standard error, None for one."""
 
     value: float
     error: float | None

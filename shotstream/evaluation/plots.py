@@ -103,7 +103,8 @@ def _speeds(figure: Figure, rows: Mapping[str, Row]) -> None:
         estimate = row.figures.metrics.get("inter_subject_true")
         if name == TRUTH or row.fps is None or estimate is None:
             continue
-        axes.errorbar(row.fps, estimate.value, estimate.error or 0.0, fmt="o", label=name)
+        errors = (estimate.error or 0.0, row.fps.error or 0.0)
+        axes.errorbar(row.fps.value, estimate.value, *errors, fmt="o", label=name)
     axes.set_xscale("log")
     axes.set_xlabel("frames a second, everything included")
     axes.set_ylabel("right character in later shots")

@@ -68,7 +68,7 @@ def text_table(rows: Mapping[str, Row]) -> str:
 def _speed(row: Row) -> str:
     if row.fps is None:
         return ""
-    return f"{row.fps:.1f} FPS, first picture after {row.first_picture:.2f} s"
+    return f"{row.fps.value:.1f} FPS, first picture after {row.first_picture.value:.2f} s"
 
 
 def markdown(rows: Mapping[str, Row], title: str, notes: Sequence[str], plots: Mapping[str, str]) -> str:
@@ -88,7 +88,9 @@ def markdown(rows: Mapping[str, Row], title: str, notes: Sequence[str], plots: M
         curves = {name: row.figures.drift for name, row in rows.items() if f"subject_by_{unit}" in row.figures.drift}
         if curves:
             parts.append(f"## {unit.capitalize()} by {unit}")
-            parts.append("Share of films in which the character (colour and shape), its colour, the place are right.")
+            errors = [step.error or 0.0 for drift in curves.values() for steps in drift.values() for step in steps]
+            told = "Share of films in which the character (colour and shape), its colour, the place are right"
+            parts.append(f"{told}; standard errors up to {max(errors):.2f}.")
             parts.append(_drift_table(curves, unit))
     if plots:
         parts.append("## Claims")
@@ -129,6 +131,6 @@ def _markdown_table(rows: Mapping[str, Row], columns: Sequence[str], speed: bool
     for name, row in rows.items():
         cells = [shown(row.figures.metrics.get(column), SHORT.get(column, 3)) for column in columns]
         if speed:
-            cells += ["-", "-"] if row.fps is None else [f"{row.fps:.1f}", f"{row.first_picture:.3f}"]
+            cells += [shown(row.fps, 1), shown(row.first_picture)]
         lines.append(f"| {name.replace('|', '/')} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

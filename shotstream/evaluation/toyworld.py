@@ -80,7 +80,7 @@ def film_of_captions(engine: Engine, captions: Sequence[str], seed: int) -> Film
 
 
 def shot_frames(num_chunks: int) -> int:
-    """Pixel frames of a toy shot of `num_chunks` chunks."""
+    """Pixel frames of a shot of `num_chunks` chunks."""
     return 1 + (LATENT_FRAMES * num_chunks - 1) * TIME_FACTOR
 
 

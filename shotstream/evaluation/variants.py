@@ -22,7 +22,7 @@ from shotstream.engine import Engine
 from shotstream.errors import UserError
 from shotstream.evaluation import toyworld
 from shotstream.evaluation.cuts import CutDetector
-from shotstream.evaluation.estimate import Estimate
+from shotstream.evaluation.estimate import Estimate, over_stories
 from shotstream.evaluation.speed import measure as measure_speed
 from shotstream.evaluation.toyworld import Figures, Runner, Sample, Shooter
 from shotstream.fast import RUNGS, quicken
@@ -58,11 +58,12 @@ class Variant:
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of a variant. `fps` and `first_picture` (seconds) are those of `bench`; the truth has none."""
+    """What was measured of a variant. `fps` and `first_picture` (seconds) are those of `bench`, over rounds of it; the
+    truth has none."""
 
     figures: Figures
-    fps: float | None = None
-    first_picture: float | None = None
+    fps: Estimate | None = None
+    first_picture: Estimate | None = None
 
 
 def read_variants(path: Path) -> list[Variant]:
@@ -115,12 +116,12 @@ def fitted(sample: Sample, model: Model) -> Sample:
 
 def measure_variant(model: Model, variant: Variant, sample: Sample, run: Runner) -> Row:
     """Have a row's films measured by `run`, and how fast the model is, as `bench` tells it."""
-    speed = speed_of(variant.applied_to(model))
+    speed = [over_stories([figure]) for figure in speed_of(variant.applied_to(model))]
     return Row(toyworld.measure(run, sample, steerable=model.guidance is None), *speed)
 
 
 def speed_of(model: Model) -> tuple[float, float]:
-    """Frames a second, and seconds to a shot's first picture, as `bench` tells them."""
+    """Frames a second, and seconds to a shot's first picture, as one round of `bench` tells them."""
     report = measure_speed(model, BENCH_SHOTS)
     return report.fps, report.first_pixels_seconds
 
@@ -132,7 +133,8 @@ def measure_truth(sample: Sample, run: Runner) -> Row:
 
 def row_dict(row: Row) -> dict[str, Any]:
     """For JSON: "fps", "first_picture", "metrics" and "drift"."""
-    return {"fps": row.fps, "first_picture": row.first_picture} | asdict(row.figures)
+    speed = {"fps": row.fps, "first_picture": row.first_picture}
+    return {name: figure and asdict(figure) for name, figure in speed.items()} | asdict(row.figures)
 
 
 class Results:
@@ -155,19 +157,27 @@ class Results:
         row = self._rows[name]
         metrics = {key: Estimate(**value) for key, value in row["metrics"].items()}
         drift = {key: [Estimate(**value) for value in values] for key, values in row["drift"].items()}
-        return Row(Figures(metrics, drift), row["fps"], row["first_picture"])
+        return Row(Figures(metrics, drift), *(row[key] and Estimate(**row[key]) for key in ("fps", "first_picture")))
+
+    def key(self, name: str) -> str | None:
+        """What the row of that name was made from; None if there is none."""
+        return self._rows.get(name, {}).get("key")
+
+    def has(self, name: str, key: str) -> bool:
+        """Whether the row is there, made from the same, or from any weights if the `key` knows of none."""
+        kept = self.key(name) or ""
+        return kept == key or (key.endswith("-") and kept.startswith(key))
 
     def made(self, name: str, key: str, make: Callable[[], Row]) -> Row:
-        """The row as it was kept under `name` with the same `key`, or with any weights if the `key` knows of none; else
-        made now, and kept."""
-        kept = self._rows.get(name, {}).get("key", "")
-        if kept != key and not (key.endswith("-") and kept.startswith(key)):
+        """The row as it was kept, if there is such a one (see `has`); else made now, and kept."""
+        if not self.has(name, key):
             self._rows[name] = {"key": key} | row_dict(make())
             self._write()
         return self.get(name)
 
-    def set_speed(self, name: str, fps: float, first_picture: float) -> None:
-        """The row of that name with its speed measured anew."""
+    def set_speed(self, name: str, rounds: list[tuple[float, float]]) -> None:
+        """The row of that name with its speed measured anew, see `speed_of`."""
+        fps, first_picture = (asdict(over_stories(figures)) for figures in zip(*rounds, strict=True))
         self._rows[name] |= {"fps": fps, "first_picture": first_picture}
         self._write()
 

@@ -23,6 +23,7 @@ from shotstream.toyworld.takes import render_take
 from shotstream.training.data import GROUP
 from shotstream.training.loop import Learner, Unit, run_stage, share_of
 from shotstream.training.recipe import AutoencoderRecipe
+from shotstream.training.sheets import SCALE, rows_of, save_sheet
 
 
 def random_groups(rng: random.Random, n: int, length: int) -> np.ndarray:
@@ -76,8 +77,9 @@ def loss_of(unit: Unit, indices: Tensor, pixel_weight: Tensor, latent_noise: flo
 
 
 @torch.no_grad()
-def quality(model: PixelAutoencoder, rng: random.Random, n: int = 64) -> dict[str, float]:
-    """Pixel accuracy and PSNR (dB, over all pixels of the sample) of 4-frame groups, decoded to palette colours."""
+def quality(model: PixelAutoencoder, rng: random.Random, sheet: Path | None = None, n: int = 64) -> dict[str, float]:
+    """Pixel accuracy and PSNR (dB, over all pixels of the sample) of 4-frame groups, decoded to palette colours; some
+    of them as a `sheet`, a PNG."""
     indices = torch.from_numpy(random_groups(rng, n, 4)).long().to(model.device)
     guess = torch.cat(
         [
@@ -85,6 +87,8 @@ def quality(model: PixelAutoencoder, rng: random.Random, n: int = 64) -> dict[st
             for part in indices.split(16)
         ]
     )
+    if sheet:
+        save_sheet(rows_of(*([*world.PALETTE[part[:, -1].cpu().numpy()]] for part in (indices, guess))), sheet, SCALE)
     error = (model.palette[indices] - model.palette[guess]).square().mean() / 4  # of a range of 1
     character = character_colours().to(model.device)[indices]
     return {
@@ -134,7 +138,7 @@ def train(
         return {"cross-entropy": learner.update(loss, step)}
 
     def look(unit: Unit, step: int) -> str:
-        figures = quality(unit.network, random.Random(10_000 + step))
+        figures = quality(unit.network, random.Random(10_000 + step), folder / "sheets" / f"{step:06}.png")
         return " ".join(f"{name} {value:.4f}" for name, value in figures.items())
 
     stage = "decoder" if decoder_only else "autoencoder"

@@ -67,10 +67,9 @@ def store_pairs(
     numbers = range(accelerator.process_index, -(-recipe.pairs // recipe.per_file), accelerator.num_processes)
     for number in tqdm(numbers, desc="pairs", unit="file", disable=not accelerator.is_main_process):
         path = pair_path(folder, number)
-        if path.exists():
-            with safe_open(path, framework="pt") as file:
-                if (file.metadata() or {}).get("maker", maker) != maker:
-                    raise UserError(f"{path} was made by another teacher or sampler: remove {folder} to begin anew.")
+        if (made_by := _maker_of_file(path)) is not None:
+            if made_by != maker:
+                raise UserError(f"{path} was made by another teacher or sampler: remove {folder} to begin anew.")
             continue
         rng = seed_step(recipe.course.seed + 1, number, 0)
         chunks = rng.choice(recipe.chunks)
@@ -101,6 +100,15 @@ def maker_of(
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     steps = stored_steps(schedule, sampling.sample_steps)
     return json.dumps([steps, schedule.shift, sampling.guidance, digest.hexdigest()])
+
+
+def _maker_of_file(path: Path) -> str | None:
+    """What a file of trajectories says that it came from; None if it is not there, or damaged: it is made anew."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("maker", "")
+    except (OSError, SafetensorError):
+        return None
 
 
 def pair_path(folder: Path, number: int) -> Path:

@@ -70,8 +70,9 @@ def resume(folder: Path, learners: Mapping[str, Learned]) -> int:
                 tensors = {key: file.get_tensor(key) for key in names}
                 learner.restore(tensors, json.loads((file.metadata() or {})["numbers"]))
     except Exception as error:  # torch and safetensors raise nearly anything for what does not fit
+        before = f"{found} to go on from the checkpoint before it, or " if len(_all(folder)) > 1 else ""
         raise UserError(
-            f"{found} does not fit this configuration or is damaged: remove {folder} to begin the stage anew."
+            f"{found} does not fit this configuration or is damaged: remove {before}{folder} to begin the stage anew."
         ) from error
     return int(found.name.rpartition("-")[2])
 

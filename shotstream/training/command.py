@@ -57,6 +57,11 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise UserError(f"Training needs the package {error.name}: pip install '.[training]'.") from error
 
+    for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
+        if parse_flag_from_env(f"ACCELERATE_USE_{name}"):
+            raise UserError(
+                f"Launch without ACCELERATE_USE_{name}: `sharded: true` in a stage's course shares its weights out."
+            )
     recipe = load_recipe(args.config)
     if args.seed is not None:
         recipe = with_seed(recipe, args.seed)

@@ -100,11 +100,9 @@ def _check(recipe: Recipe, path: str) -> None:
     if numbers := recipe.causal:
         if max(numbers.chunks, default=1) > recipe.model.max_chunks:
             raise UserError(f"{path}: causal.chunks asks for more than model.max_chunks, {recipe.model.max_chunks}.")
-        least |= {
-            "causal.pairs": numbers.pairs,
-            "causal.per_file": numbers.per_file,
-            "causal.chunks": len(numbers.chunks),
-        }
+        least |= {"causal.per_file": numbers.per_file, "causal.chunks": len(numbers.chunks)}
+        if numbers.true_steps < numbers.course.steps:
+            least["causal.pairs"] = numbers.pairs
     if numbers := recipe.teacher:
         least["teacher.sample_steps"] = numbers.sample_steps
     for stage in ("intra_shot", "inter_shot"):

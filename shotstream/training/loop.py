@@ -11,6 +11,7 @@ import csv
 import math
 import random
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -197,28 +198,28 @@ def run_stage(
     log = LossLog(folder, start) if main else None
     bar = tqdm(total=course.steps, initial=start, desc=name, unit="step", disable=not main, mininterval=1.0)
     watch = Divergence()
-    for step in range(start, course.steps):
-        losses = take_step(step, seed_step(course.seed, step, accelerator.process_index))
-        if wrong := watch.judge(losses):
-            newest = checkpoints.newest(folder)
-            raise UserError(
-                f"The stage {name} was stopped at step {step + 1}: {wrong}. "
-                + (f"The last good checkpoint is {newest}: " if newest else "There is no checkpoint before it: ")
-                + "go on with a lower learning rate, or another --seed."
-            )
-        bar.update()
-        bar.set_postfix({key: f"{value:.4f}" for key, value in watch.running.items()}, refresh=False)
-        if log:
-            log.add(step + 1, losses)
-        done = step + 1
-        if done % course.save_every == 0 or done == course.steps:
-            checkpoints.save(folder, done, learners, accelerator)
-        if done % course.look_every == 0 or done == course.steps:
-            seen = look(done) if look else ""
+    with bar, log or nullcontext():
+        for step in range(start, course.steps):
+            losses = take_step(step, seed_step(course.seed, step, accelerator.process_index))
+            if wrong := watch.judge(losses):
+                newest = checkpoints.newest(folder)
+                raise UserError(
+                    f"The stage {name} was stopped at step {step + 1}: {wrong}. "
+                    + (f"The last good checkpoint is {newest}: " if newest else "There is no checkpoint before it: ")
+                    + "go on with a lower learning rate, or another --seed."
+                )
+            bar.update()
+            bar.set_postfix({key: f"{value:.4f}" for key, value in watch.running.items()}, refresh=False)
             if log:
-                log.draw(name)
-                bar.write(f"{name} step {done}: {seen}")
-    bar.close()
+                log.add(step + 1, losses)
+            done = step + 1
+            if done % course.save_every == 0 or done == course.steps:
+                checkpoints.save(folder, done, learners, accelerator)
+            if done % course.look_every == 0 or done == course.steps:
+                seen = look(done) if look else ""
+                if log:
+                    log.draw(name)
+                    bar.write(f"{name} step {done}: {seen}")
 
 
 class Divergence:
@@ -253,6 +254,13 @@ class LossLog:
             self.board: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
         except ImportError:
             self.board = None
+
+    def __enter__(self) -> LossLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.board:
+            self.board.close()  # it keeps the last minutes to itself until then
 
     @staticmethod
     def rows_of(path: Path) -> list[dict[str, str]]:

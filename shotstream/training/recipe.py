@@ -105,7 +105,7 @@ class CausalRecipe:
     few trajectories say less of the world than the shots do. The published recipe has none."""
 
     course: Course
-    pairs: int
+    pairs: int = 0
     true_steps: int = 0
     per_file: int = 8
     chunks: tuple[int, ...] = (7,)

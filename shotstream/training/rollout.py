@@ -8,6 +8,7 @@ losses and no data.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 
 import torch
@@ -88,6 +89,8 @@ def roll_out(
     chunks = []
     for chunk in range(num_chunks):
         if chunk and not torch.equal(batch.caption[:, chunk * size], batch.caption[:, (chunk - 1) * size]):
+            if wants_gradient:  # blocks that are run again in the backward pass must find what earlier chunks read
+                cache = replace(cache, keys=cache.keys.clone(), values=cache.values.clone())
             for earlier, clean in enumerate(chunks):
                 predict(clean.detach(), 0.0, earlier, gradient=False, told=chunk)
         estimates = denoise(

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from functools import cached_property
 from pathlib import Path
@@ -229,14 +231,26 @@ class Run:
 
 
 def write_whole(part: Any, folder: Path) -> None:
-    """Save a network or tokenizer beside its place and move it there: a kill leaves the one before. Raises `UserError`
-    if the disk refuses."""
+    """Save a network or tokenizer in `folder`, see `whole_folder`. Raises `UserError` if the disk refuses."""
+    with whole_folder(folder) as partial:
+        part.save_pretrained(partial)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into that takes the place of `folder` at the end. A kill leaves the one before, the new one,
+    or, in the moment between, none, which the stage makes anew from its checkpoint; never half of one.
+
+    Raises `UserError` if the disk refuses.
+    """
     partial = folder.with_name(folder.name + ".partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
-        part.save_pretrained(partial)
+        yield partial
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)
+    except UserError:
+        raise
     except Exception as error:  # safetensors tells of a full disk in its own words
         raise UserError(f"Cannot write {folder}: {str(error)[:200]}.") from error
 

@@ -61,18 +61,26 @@ class Look:
                 pairs = [(read_frame(a), read_frame(b)) for a, b in zip(real, made, strict=True)]
                 shares = {a: np.mean([getattr(r, a) == getattr(m, a) for r, m in pairs]) for a in ATTRIBUTES}
                 told.append(f"{name}: " + " ".join(f"{a} {share:.2f}" for a, share in shares.items()))
-            across = min(ACROSS, len(real))
-            for start in range(0, len(real) - across + 1, across)[:ROWS]:
-                rows += [np.concatenate(frames[start : start + across], 1) for frames in (real, made)]
-        wide = max(row.shape[1] for row in rows)
-        sheet = Image.fromarray(np.concatenate([np.pad(r, ((0, 0), (0, wide - r.shape[1]), (0, 0))) for r in rows]))
-        self.folder.mkdir(parents=True, exist_ok=True)
-        scale = SCALE if self.read else 1
-        size = (sheet.width * scale, sheet.height * scale)
-        sheet.resize(size, Image.Resampling.NEAREST).save(self.folder / f"{step:06}.png")
+            rows += rows_of(real, made)
+        save_sheet(rows, self.folder / f"{step:06}.png", SCALE if self.read else 1)
         return " | ".join(told) or f"sheet {step:06}.png"
 
     def _last_frame(self, latents: Tensor) -> np.ndarray:
         """[F, C, h, w] to the last pixel frame [H, W, 3] uint8."""
         frames, _ = self.vae.decode_step(latents, self.vae.start_decoding())
         return ((frames[-1].permute(1, 2, 0) + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
+
+
+def rows_of(real: list[np.ndarray], made: list[np.ndarray]) -> list[np.ndarray]:
+    """Rows of a sheet: real pictures [H, W, 3] uint8 beside each other, below them what was made of each."""
+    across = min(ACROSS, len(real))
+    starts = range(0, len(real) - across + 1, across)[:ROWS]
+    return [np.concatenate(frames[start : start + across], 1) for start in starts for frames in (real, made)]
+
+
+def save_sheet(rows: list[np.ndarray], path: Path, scale: int) -> None:
+    """Rows [H, W, 3] uint8 below each other as a PNG, `scale` times as large."""
+    wide = max(row.shape[1] for row in rows)
+    sheet = Image.fromarray(np.concatenate([np.pad(r, ((0, 0), (0, wide - r.shape[1]), (0, 0))) for r in rows]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST).save(path)

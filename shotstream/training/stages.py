@@ -25,7 +25,7 @@ from shotstream.training import autoencoder, causal, direct, inter_shot, intra_s
 from shotstream.training.batches import ShotBatch
 from shotstream.training.data import encode_stories, probe_of
 from shotstream.training.loop import Learner
-from shotstream.training.run import Run, cast_vae, write_whole
+from shotstream.training.run import Run, cast_vae, whole_folder, write_whole
 from shotstream.training.self_forcing import SelfForcing
 from shotstream.training.trainee import Trainee, embed_frozen, frozen
 from shotstream.training.videos import encode_videos
@@ -210,19 +210,22 @@ class Stages(Run):
         if not self.is_main:
             return
         students = [name for name in DENOISERS if self._has(name)]
-        if students:
-            name = self.recipe.model.name
-            self._write(self.out / "model", name, students[0], None)
-            for student in students if len(students) > 1 else ():
-                self._write(self.out / "students" / student, f"{name}, {student}", student, None)
-        if self._has("teacher"):
-            numbers = self.numbers("teacher")
-            guidance = Guidance(numbers.sample_steps, numbers.guidance, self.recipe.model.negative_prompt)
-            self._write(self.out / "model" / "teacher", f"{self.recipe.model.name}, teacher", "teacher", guidance)
-        elif not students:
+        if not students and not self._has("teacher"):
             raise UserError(f"{self.out} has no trained student or teacher: run the stages before export first.")
+        name = self.recipe.model.name
+        with whole_folder(self.out / "model") as folder:
+            if students:
+                self._write(folder, name, students[0])
+            if self._has("teacher"):
+                numbers = self.numbers("teacher")
+                guidance = Guidance(numbers.sample_steps, numbers.guidance, self.recipe.model.negative_prompt)
+                self._write(folder / "teacher", f"{name}, teacher", "teacher", guidance)
+        print(f"written: {self.out / 'model'}, the weights of stage {(students or ['teacher'])[0]}")
+        for student in students if len(students) > 1 else ():
+            with whole_folder(self.out / "students" / student) as folder:
+                self._write(folder, f"{name}, {student}", student)
 
-    def _write(self, folder: Path, name: str, stage: str, guidance: Guidance | None) -> None:
+    def _write(self, folder: Path, name: str, stage: str, guidance: Guidance | None = None) -> None:
         model = self.recipe.model
         transformer = self.transformer(stage).half()
         save_model(
@@ -244,7 +247,6 @@ class Stages(Run):
             config = json.loads(path.read_text())
             config.pop("_name_or_path", None)
             path.write_text(json.dumps(config, indent=2) + "\n")
-        print(f"written: {folder}, the weights of stage {stage}")
 
     def _prompting(self) -> Prompting | None:
         """Of real videos a model learns no other words than the one it started from had."""
