@@ -49,7 +49,6 @@ __all__ = [
 ]
 
 LARGEST_PICTURE = (832, 512)  # width, height up to which small pictures are enlarged
-MPEG_TS_CLOCK = 90_000  # ticks a second
 ONE_THREAD = (
     1  # of libswscale: a fork frees what other threads kept of it, and would wait there for its threads for ever
 )

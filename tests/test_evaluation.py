@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from shotstream.__main__ import main
 from shotstream.engine import Engine
 from shotstream.errors import UserError
-from shotstream.evaluation import command, metrics, reader, toyworld, variants
+from shotstream.evaluation import command, metrics, reader, report, toyworld, variants
 from shotstream.evaluation.cuts import Content, TransNet, best_detector
 from shotstream.evaluation.estimate import over_stories
 from shotstream.evaluation.features import RealMeasures, between, flicker, motion, within
@@ -372,8 +372,11 @@ def test_the_page_of_variants_is_made_once(table, tmp_path, capsys, monkeypatch)
         png = (tmp_path / plot.rpartition("(")[2].rstrip(")")).read_bytes()
         assert png.startswith(b"\x89PNG") and len(png) < 100_000
 
-    # How fast rows are is measured anew when asked, and nothing else.
+    # How fast rows are is measured anew when asked, and nothing else. What somebody wrote of them stays.
+    written = f"{report.FINDINGS}\nMemory keeps the place.\n\n## The table"
+    (tmp_path / "page.md").write_text(page.replace("\n## The table", written))
     assert main([*table, "--stories", "2", "--speed"]) == 0
+    assert written in (tmp_path / "page.md").read_text()
     again = json.loads((tmp_path / "page.json").read_text())["rows"]
     for name in ("shipped", "forgets"):
         assert again[name]["fps"]["stories"] == 2 and again[name]["fps"]["error"] > 0

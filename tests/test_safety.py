@@ -25,6 +25,12 @@ def test_a_prompt_that_the_host_does_not_allow_is_not_made(backend):
     assert guarded.model is backend.model and guarded.fps == 16
 
 
+def test_what_an_opened_film_remembers_is_checked_too(backend):
+    *_, done = backend.shoot(ShotRequest("a naked cat", num_chunks=1))
+    guarded = GuardedBackend(backend, read_rules({"SHOTSTREAM_SAFETY": "prompts"}))
+    assert "does not make" in refusal(list, guarded.shoot(ShotRequest("a cat", done.memory, num_chunks=1)))
+
+
 def test_a_host_has_words_of_its_own(tmp_path, backend):
     words = tmp_path / "words.txt"
     words.write_text("# ours\nfox\n\nred  ball\n")
@@ -44,6 +50,14 @@ def test_a_picture_is_looked_at_before_it_is_shown(backend):
     assert "held back" in message
     assert not [event for event in shown if isinstance(event, Chunk)]
     next(backend.shoot(ShotRequest("a cat", num_chunks=1)))  # the turn was given back
+    seen: list[np.ndarray] = []
+    rules = Rules(score=lambda picture: seen.append(picture) or 0.0)
+    chunks = [
+        e for e in GuardedBackend(backend, rules).shoot(ShotRequest("a cat", num_chunks=2)) if isinstance(e, Chunk)
+    ]
+    for frames in (chunk.frames for chunk in chunks):
+        assert all(any(np.array_equal(frames[at], judged) for judged in seen) for at in (0, len(frames) // 2, -1))
+    rules = Rules(score=lambda picture: float(picture.mean()) / 255, limit=0.0)
     bright = np.full((32, 48, 3), 255, np.uint8)
     assert "held back" in refusal(GuardedBackend(backend, rules).cast, bright, "a cat")
 

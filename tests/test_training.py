@@ -275,7 +275,8 @@ def test_damaged_trajectories_are_made_anew(smoke_run, tmp_path):
     damaged, *_ = sorted((tmp_path / "pairs").iterdir())
     damaged.write_bytes(damaged.read_bytes()[:1000])
     assert main(["train", "pairs", "--config", "smoke", "--out", str(tmp_path)]) == 0
-    assert damaged.read_bytes() == (smoke_run / "pairs" / damaged.name).read_bytes()
+    again, before = (load_file(path)["states"] for path in (damaged, smoke_run / "pairs" / damaged.name))
+    assert torch.equal(again, before)
 
 
 @pytest.mark.parametrize(
@@ -432,7 +433,8 @@ def test_the_published_settings_train_a_model_of_the_published_parts(tmp_path):
     course = {"steps": 1, "look_every": 1, "phases": [{"batch": 1, "chunks": [2]}]}
     stages = {stage: {"course": course} for stage in ("teacher", "causal", "intra_shot", "inter_shot")}
     recipe = {"like": "paper", "look_at": 1, **stages}
-    recipe["model"] = {"transformer": sizes, "text_len": SMALL["text_len"], "height": 32, "width": 48, "max_chunks": 2}
+    recipe["model"] = {"transformer": sizes, "text_len": SMALL["text_len"], "height": 32, "width": 48}
+    recipe["model"] |= {"default_chunks": 2, "max_chunks": 2}
     recipe["causal"] |= {"pairs": 1, "chunks": [2]}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(recipe))
     out = tmp_path / "run"

@@ -96,6 +96,9 @@ def damage(folder: Path, kind: str) -> str:
         case "absurd vae":
             edit(folder / "vae" / "config.json", decoder_dim="many")
             return "PixelAutoencoder"
+        case "endless vae":
+            edit(folder / "vae" / "config.json", encoder_blocks=10**9)
+            return "encoder_blocks"
         case "vae of another width":
             edit(folder / "vae" / "config.json", detail_dim=16)
             return "upsample.0.weight"

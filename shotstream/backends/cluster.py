@@ -98,15 +98,18 @@ def replicas(load_options: Namespace, num_replicas: int) -> Application:
 
 def anywhere(load_options: Namespace) -> Namespace:
     """The same options for processes with another working directory."""
-    model = load_options.model or os.environ.get("SHOTSTREAM_MODEL")
-    if model and os.path.exists(model):
-        model = os.path.abspath(model)
-    return Namespace(**vars(load_options) | {"model": model})
+    places = {"model": load_options.model or os.environ.get("SHOTSTREAM_MODEL"), "preview": load_options.preview}
+    return Namespace(**vars(load_options) | {name: _absolute(place) for name, place in places.items()})
+
+
+def _absolute(place: str | None) -> str | None:
+    """A file or folder of this machine wherever one looks from; a Hub id as it is."""
+    return os.path.abspath(place) if place and os.path.exists(place) else place
 
 
 def surroundings() -> dict[str, Any]:
     """What the host set for us, for processes that a cluster starts in an environment of its own."""
-    ours = {name: value for name, value in os.environ.items() if name.startswith("SHOTSTREAM_")}
+    ours = {name: _absolute(value) for name, value in os.environ.items() if name.startswith("SHOTSTREAM_")}
     return {"runtime_env": {"env_vars": ours}} if ours else {}
 
 

@@ -1,7 +1,8 @@
 """A host's own rules: what may be asked for, and what may be shown. Off unless the host switches them on.
 
-Owns two checks around any backend: of a shot's caption before anything is made, of its pictures before anybody sees
-them. What is refused costs one shot and is told in one sentence; nothing is logged. Knows no session and no model.
+Owns two checks around any backend: of a shot's caption, and of those that it looks back at, before anything is made,
+and of every chunk, by three of its pictures, before anybody sees it. What is refused costs one shot and is told in one
+sentence; nothing is logged. Knows no session and no model.
 
     SHOTSTREAM_SAFETY        "prompts", "pictures" or "prompts,pictures"
     SHOTSTREAM_BLOCKED_WORDS a text file with a word or phrase a line, instead of the short list below
@@ -97,12 +98,14 @@ class GuardedBackend:
 
     def shoot(self, request: ShotRequest) -> Iterator[Event]:
         """As the backend's own. Raises `UserError` for what the rules do not allow."""
-        self._check_words(request.caption)
+        for caption in (request.caption, *(shot.caption for shot in request.memory.shots)):
+            self._check_words(caption)
         events = self._backend.shoot(request)
         try:
             for event in events:
                 if isinstance(event, Chunk):
-                    self._check_picture(event.frames[-1])
+                    for place in {0, len(event.frames) // 2, len(event.frames) - 1}:
+                        self._check_picture(event.frames[place])
                 yield event
         finally:
             events.close()

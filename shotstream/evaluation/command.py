@@ -57,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=Path,
         metavar="FILE.md",
-        help="the page of --table, with JSON and plots beside it, rows made stay; with --directing its last section",
+        help="the page of --table, with JSON and plots beside it; rows made stay, and what somebody wrote of them in "
+        "its section 'What it says'; with --directing its last section",
     )
     parser.add_argument(
         "--speed",
@@ -270,8 +271,9 @@ def _table(args: argparse.Namespace) -> int:
         path = args.output.with_name(f"{args.output.stem}-{name}.png")
         variants.write_whole(path, png)
         files[caption] = path.name
-    page = report.markdown(rows, TITLE, [_about(sample, detector)], files)
-    page = report.with_directing(page, report.directing_of(_page(args.output)))
+    before = _page(args.output)
+    page = report.markdown(rows, TITLE, [_about(sample, detector)], files, report.findings_of(before))
+    page = report.with_directing(page, report.directing_of(before))
     variants.write_whole(args.output, page.encode())
     print(f"{args.output}: {len(rows)} rows, {len(files)} plots")
     return 0

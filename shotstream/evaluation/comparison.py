@@ -14,12 +14,11 @@ from dataclasses import dataclass
 
 import torch
 
-from shotstream.context import MAX_CONTEXT_FRAMES
 from shotstream.engine import Engine
 from shotstream.errors import UserError
 from shotstream.evaluation.baseline import Baseline
 from shotstream.evaluation.rates import Flops, Rates, call_flops, measure_rates
-from shotstream.evaluation.speed import STAGES, WORLD, shoot
+from shotstream.evaluation.speed import STAGES, WORLD, attended, shoot
 from shotstream.events import ShotRequest
 from shotstream.fast import RUNGS, quicken
 from shotstream.media import SegmentEncoder, enlargement
@@ -181,16 +180,10 @@ def _latent_size(model: Model, height: int, width: int) -> tuple[int, int]:
     return height // model.vae.spatial_factor, width // model.vae.spatial_factor
 
 
-def _attended(model: Model, chunks: int) -> list[int]:
-    """Latent frames that each chunk of a shot attends to."""
-    size = model.schedule.chunk_frames
-    return [MAX_CONTEXT_FRAMES + size * model.schedule.remembered(chunk) for chunk in range(chunks)]
-
-
 def _shot_flops(model: Model, chunks: int, height: int, width: int) -> Flops:
     calls = [
         call_flops(model.transformer, model.schedule.chunk_frames, seen, *_latent_size(model, height, width))
-        for seen in _attended(model, chunks)
+        for seen in attended(model, chunks)
     ]
     steps = len(model.schedule.steps)
     return Flops(steps * sum(call.matrix for call in calls), steps * sum(call.attention for call in calls))
@@ -198,7 +191,7 @@ def _shot_flops(model: Model, chunks: int, height: int, width: int) -> Flops:
 
 def _rates(model: Model, height: int, width: int, chunks: int, clock: Callable[[], float]) -> Rates:
     rows, columns = model.transformer.patch_grid(*_latent_size(model, height, width))
-    seen = _attended(model, chunks)
+    seen = attended(model, chunks)
     tokens, keys = model.schedule.chunk_frames * rows * columns, sum(seen) // len(seen) * rows * columns
     return measure_rates(model.transformer, tokens, keys, model.device, model.dtype, repeats=3, clock=clock)
 

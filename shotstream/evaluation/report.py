@@ -71,11 +71,16 @@ def _speed(row: Row) -> str:
     return f"{row.fps.value:.1f} FPS, first picture after {row.first_picture.value:.2f} s"
 
 
-def markdown(rows: Mapping[str, Row], title: str, notes: Sequence[str], plots: Mapping[str, str]) -> str:
-    """The whole page. `plots`: file name by caption."""
+def markdown(
+    rows: Mapping[str, Row], title: str, notes: Sequence[str], plots: Mapping[str, str], findings: str = ""
+) -> str:
+    """The whole page. `plots`: file name by caption; `findings`: what somebody made of it."""
     columns = columns_of(rows)
     main = [name for name in columns if name in MEANINGS]
-    parts = [f"# {title}", *notes, _markdown_table(rows, main, speed=True)]
+    parts = [f"# {title}", *notes]
+    if findings.strip():
+        parts.append(f"{FINDINGS.strip()}\n\n{findings.strip()}")
+    parts += ["## The table", _markdown_table(rows, main, speed=True)]
     arrows = {1: "more is better", -1: "less is better", 0: "as the truth"}
     parts.append("\n".join(f"* `{name}`: {MEANINGS[name][0]} ({arrows[MEANINGS[name][1]]})." for name in main))
     if attributes := [name for name in columns if name not in MEANINGS]:
@@ -98,6 +103,7 @@ def markdown(rows: Mapping[str, Row], title: str, notes: Sequence[str], plots: M
     return "\n\n".join(parts) + "\n"
 
 
+FINDINGS = "\n## What it says\n"
 DIRECTING = "\n## What a director relies on\n"
 
 
@@ -105,6 +111,11 @@ def with_directing(page: str, section: str) -> str:
     """`page` with `section`, which may be empty, in the place of the one that it had on what a director relies on."""
     rest = page.partition(DIRECTING)[0].rstrip("\n")
     return rest + (f"\n{DIRECTING}\n{section.strip()}" if section.strip() else "") + "\n"
+
+
+def findings_of(page: str) -> str:
+    """What somebody wrote on a page of what it says; empty if nobody did."""
+    return page.partition(FINDINGS)[2].partition("\n## ")[0]
 
 
 def directing_of(page: str) -> str:

@@ -181,6 +181,12 @@ def table(report: Report) -> str:
     return "\n".join(lines)
 
 
+def attended(model: Model, chunks: int) -> list[int]:
+    """Latent frames that each chunk of a shot attends to."""
+    size = model.schedule.chunk_frames
+    return [MAX_CONTEXT_FRAMES + size * model.schedule.remembered(chunk) for chunk in range(chunks)]
+
+
 def _summary(
     model: Model,
     takes: list[Take],
@@ -195,13 +201,13 @@ def _summary(
     times = {"shot": shots, "chunk": shots * first.chunks, "chunk but the last": shots * max(1, first.chunks - 1)}
     chunk_frames, rows, columns = first.latent_size
     if model.guidance is None:
-        attended = [(chunk_frames, MAX_CONTEXT_FRAMES + chunk_frames * (index + 1)) for index in range(first.chunks)]
+        read = [(chunk_frames, seen) for seen in attended(model, first.chunks)]
         calls = len(model.schedule.steps) * times["chunk"]
     else:  # the teacher sees a whole shot and its context at once, with the caption and without
         whole = MAX_CONTEXT_FRAMES + chunk_frames * first.chunks
-        attended, calls = [(whole, whole)], 2 * model.guidance.steps * shots
+        read, calls = [(whole, whole)], 2 * model.guidance.steps * shots
     call_flops = statistics.mean(
-        rates.call_flops(model.transformer, count, seen, rows, columns).total for count, seen in attended
+        rates.call_flops(model.transformer, count, seen, rows, columns).total for count, seen in read
     )
     rate = call_flops * calls / spent["denoise"]
     return Report(

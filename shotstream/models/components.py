@@ -30,6 +30,7 @@ TEXT_LIMITS = {
     "num_heads": 256,
     "relative_attention_num_buckets": 4096,
 }
+VAE_LIMIT = 4096  # of every whole number in a VAE's configuration, before one is built of it
 TEXT_WEIGHTS_NAME = "model.safetensors"
 EMBEDDINGS, SHARED = "encoder.embed_tokens.weight", "shared.weight"
 LARGE_ENCODER = 1_000_000_000  # parameters: 4 GB in float32
@@ -46,6 +47,10 @@ def read_vae_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} holds a {config.get('_class_name')}: known are {' and '.join(VAES)}.")
     if config.get("patch_size") is not None or config.get("is_residual"):
         raise UserError(f"{folder} holds a kind of AutoencoderKLWan that cannot be streamed here.")
+    for key, value in config.items():
+        numbers = value if isinstance(value, list) else [value]
+        if len(numbers) > VAE_LIMIT or any(isinstance(number, int) and number > VAE_LIMIT for number in numbers):
+            raise UserError(f"{folder / 'config.json'}: {key} is more than {VAE_LIMIT}.")
     return config
 
 

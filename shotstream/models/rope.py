@@ -78,7 +78,7 @@ def shift_phases(frames: int, head_dim: int, device: torch.device) -> Phases:
     """The phases that move a rotated query or key by `frames` latent frames in time: rotations add up."""
     time_dim = axis_dims(head_dim)[0]
     angles = torch.zeros(head_dim // 2, dtype=torch.float64, device=device)
-    angles[: time_dim // 2] = _angles(torch.tensor(frames, device=device), time_dim)
+    angles[: time_dim // 2] = _angles(torch.full((), frames, device=device), time_dim)
     return Phases.of_angles(angles.view(1, 1, 1, -1), device)
 
 

@@ -41,6 +41,7 @@ class UMT5Text:
         self._cache: OrderedDict[str, torch.Tensor] = OrderedDict()
         self._lock = threading.Lock()
         self._tokenizing = threading.Lock()  # a tokenizer is told before each use whether to cut a text off
+        self._encoding = threading.Lock()  # on a small card weights come and go with a call; and nothing is made twice
 
     def count_tokens(self, caption: str) -> tuple[int, int]:
         """(tokens of the whole caption, tokens that the model reads)."""
@@ -59,10 +60,25 @@ class UMT5Text:
 
         The encoder sees the caption's own tokens only: under its attention mask padding changes nothing.
         """
+        if (known := self._known(caption)) is not None:
+            return known
+        with self._encoding:
+            if (known := self._known(caption)) is not None:
+                return known
+            embeds = self._encode(caption)
+            with self._lock:
+                self._cache[caption] = embeds
+                while len(self._cache) > CACHED_CAPTIONS:
+                    self._cache.popitem(last=False)
+        return embeds
+
+    def _known(self, caption: str) -> torch.Tensor | None:
         with self._lock:
             if caption in self._cache:
                 self._cache.move_to_end(caption)
-                return self._cache[caption]
+            return self._cache.get(caption)
+
+    def _encode(self, caption: str) -> torch.Tensor:
         text = clean_caption(caption)
         with self._tokenizing:
             tokens = self.tokenizer(text, truncation=True, max_length=self.text_len, return_tensors="pt")
@@ -70,8 +86,4 @@ class UMT5Text:
         hidden = self.encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state[0]
         embeds = hidden.new_zeros(self.text_len, hidden.shape[-1])
         embeds[: len(hidden)] = hidden
-        with self._lock:
-            self._cache[caption] = embeds
-            while len(self._cache) > CACHED_CAPTIONS:
-                self._cache.popitem(last=False)
         return embeds

@@ -67,6 +67,12 @@ class WanVAE:
         self._mean = torch.tensor(config.latents_mean).view(-1, 1, 1)
         self._std = torch.tensor(config.latents_std).view(-1, 1, 1)
 
+    def _normal(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and deviation of latents on `device`, where they stay: to fetch them at every call makes a GPU wait."""
+        if self._mean.device != device:
+            self._mean, self._std = self._mean.to(device), self._std.to(device)
+        return self._mean, self._std
+
     def _place(self) -> dict[str, Any]:
         return {"device": self.module.device, "dtype": self.module.dtype}
 
@@ -79,7 +85,8 @@ class WanVAE:
             features = vae.encoder(frame[None, :, None], feat_cache=[None] * convolutions, feat_idx=[0])
             latents.append(vae.quant_conv(features)[0, : self.latent_channels, 0])  # the mean: no sampling
         raw = torch.stack(latents)
-        return ((raw.float() - self._mean.to(raw.device)) / self._std.to(raw.device)).to(raw.dtype)
+        mean, std = self._normal(raw.device)
+        return ((raw.float() - mean) / std).to(raw.dtype)
 
     def start_decoding(self) -> tuple[None, ...]:
         return (None,) * _count_convolutions(self.module.decoder)
@@ -87,7 +94,8 @@ class WanVAE:
     def decode_step(self, latents: torch.Tensor, state: tuple) -> tuple[torch.Tensor, tuple]:
         vae = self.module
         raw = latents.to(self.module.device).float()
-        raw = (raw * self._std.to(raw.device) + self._mean.to(raw.device)).to(vae.dtype)
+        mean, std = self._normal(raw.device)
+        raw = (raw * std + mean).to(vae.dtype)
         frames = []
         for latent in raw:
             first = all(entry is None for entry in state)

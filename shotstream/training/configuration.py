@@ -35,9 +35,11 @@ def load_recipe(name: str) -> Recipe:
 
 
 def with_seed(recipe: Recipe, seed: int) -> Recipe:
-    """The recipe with other random choices in every stage, of the same data."""
+    """The recipe with other random choices in every stage, of the same data and from the same first weights."""
     stages = {name: getattr(recipe, name) for name in TRAINED if getattr(recipe, name)}
     courses = {name: replace(numbers, course=replace(numbers.course, seed=seed)) for name, numbers in stages.items()}
+    if stage := courses.get("autoencoder"):
+        courses["autoencoder"] = replace(stage, decoder=replace(stage.decoder, seed=seed))
     return replace(recipe, **courses)
 
 

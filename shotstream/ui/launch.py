@@ -71,11 +71,12 @@ def serve(args: argparse.Namespace) -> None:
     source = args.model or default_source(device)
     rules = read_rules()
     backend = build(home, args, progress)
-    if is_hub_id(str(source)):
+    of_the_hub = is_hub_id(str(source)) and not Path(source).exists()
+    if of_the_hub:
         logs.configure()
     backend.start()
     page = Page(GuardedBackend(backend, rules) if rules.any else backend, about(Path(source)), progress, limits)
-    if not is_hub_id(str(source)):
+    if not of_the_hub:
         backend.wait()  # what is wrong with a folder is told as any other mistake, in one line
         logs.configure()
     print(home, flush=True)

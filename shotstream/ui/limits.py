@@ -1,4 +1,4 @@
-"""How many films are made at a time: in all, and for one visitor.
+"""How many pages are open at a time: in all, and for one visitor.
 
     SHOTSTREAM_MAX_SESSIONS      open pages in all (64)
     SHOTSTREAM_MAX_PER_VISITOR   open pages of one address (8); a class behind one address needs more; 0 is no limit
