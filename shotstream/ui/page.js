@@ -1,45 +1,7 @@
-// What people do at the page: what stood in the box at Enter, gestures, keys, and the two other ways to see the page.
+// What people do at the page: buttons that the server drew, sheets, keys, and the two other ways to see the page.
 (() => {
-  // Gradio reads the box tens of milliseconds after Enter. The prompt is what stood there at Enter, so it is taken out at
-  // once and kept for the event that sends it; what is typed from then on belongs to the next prompt.
-  const taken = [];
-  const box = () => document.querySelector("#next-shot textarea");
-
-  function write(text) {
-    box().value = text;
-    box().dispatchEvent(new Event("input", { bubbles: true }));
-  }
-  function take() {
-    taken.push(box().value);
-    write("");
-  }
-
-  // Requests may overtake each other: each prompt waits until the one before was answered (or its answer was lost).
-  let before = Promise.resolve();
-  const answers = [];
-  window.takenPrompt = async () => {
-    const prompt = taken.shift(), turn = before;
-    before = new Promise((answered) => answers.push(answered));
-    await Promise.race([turn, new Promise((enough) => setTimeout(enough, 2000))]);
-    return prompt;
-  };
-  window.giveBack = (prompt) => {
-    answers.shift()?.();
-    if (prompt && !box().value) write(prompt);
-  };
-
+  const { box, session, home, write, take, send, post } = window.sending;
   const { ask, leave: leave_old_film } = window.playing;
-
-  // In another page, as a <gradio-app src="...">, our addresses are not that page's.
-  const elsewhere = document.querySelector("gradio-app[src]")?.getAttribute("src");
-  const home = window.shotstreamHome = elsewhere ? `${elsewhere.replace(/\/+$/, "")}/` : "";
-
-  // Gestures: buttons that the server drew, and keys. Their data attributes are what is sent.
-  const session = () => document.querySelector(".strip")?.dataset.session;
-  async function send(gesture) {
-    const answer = await fetch(`${home}direct/${session()}`, { method: "POST", body: JSON.stringify(gesture) });
-    return answer.ok;
-  }
 
   // A sign of whoever looks on, so that no shot is made for nobody; in a Space with ZeroGPU it says whose GPU time it is.
   const hub = location.hostname.endsWith(".hf.space") && window.parent !== window ? "https://huggingface.co" : null;
@@ -57,6 +19,7 @@
   }
   visit();
 
+  // Gestures: buttons that the server drew, and keys. Their data attributes are what is sent.
   function gestureOf(button) {
     const { do: name, ...fields } = button.dataset;
     const gesture = { do: name };
@@ -64,17 +27,17 @@
       gesture[field] = field === "on" ? value === "1" : /^-?\d+$/.test(value) && field !== "caption" ? Number(value) : value;
     return gesture;
   }
-  const story = () => document.querySelector("#story textarea").value;
+  const story = () => window.sending.story().value;
   const EMPTY_BOX = "First say in the box what is to happen.";
 
   // What is in the box goes to the running shot, or cuts to a new one; what is refused comes back.
-  async function command(name) {
+  function command(name) {
     const caption = box().value.trim();
     if (!caption && name === "cut to") return send({ do: "cut" });
     if (!caption) return box().focus(), box().setAttribute("placeholder", EMPTY_BOX);
     ask();
     write("");
-    if (!(await send({ do: name, story: story(), caption })) && !box().value) write(caption);
+    send({ do: name, story: story(), caption }, caption);
   }
 
   // One sheet for all that needs more than a click: it lies outside of what the server draws anew.
@@ -100,7 +63,9 @@
     text.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && !event.shiftKey && !event.isComposing) event.preventDefault(), dialog.querySelector(".go").click();
     });
-    dialog.querySelector("form").addEventListener("submit", () => send({ ...gesture, caption: text.value }));
+    dialog.querySelector("form").addEventListener("submit", () => {
+      send({ ...gesture, caption: text.value }, text.value === gesture.caption ? "" : text.value);
+    });
   }
   function compare(button) {
     const keys = button.dataset.compare.split(" "), chosen = button.dataset.chosen;
@@ -110,10 +75,7 @@
     sheet(`<h2>Takes side by side</h2><div class="takes">${takes.join("")}</div><p><button type="button" data-close>Close</button></p>`);
   }
   // Files go to the server as they are, which looks at them with suspicion.
-  async function give(path, body) {
-    const answer = await fetch(path, { method: "POST", body });
-    return answer.ok ? answer.text() : null;
-  }
+  const give = async (path, body) => (await post(path, body, { patience: 120_000 }))?.text() ?? null;
   let chosen = null;
   function choose(file) {
     chosen = file;
@@ -127,19 +89,17 @@
     const who = document.querySelector("#cast .who");
     if (button.dataset.cast === "chosen" && !chosen) return document.querySelector("#cast input[type=file]").click();
     const asked = new URLSearchParams({ story: story(), caption: who.value || "The hero." });
-    if ((await give(`${home}cast/${session()}?${asked}`, button.dataset.cast === "chosen" ? chosen : null)) === null) return;
+    if ((await give(`cast/${session()}?${asked}`, button.dataset.cast === "chosen" ? chosen : null)) === null) return;
     who.value = "";
     chosen = null;
     document.querySelector("#cast .chosen").hidden = true;
   }
   async function open_kept(input) {
-    const told = input.files[0] && (await give(`${home}open/${session()}`, input.files[0]));
+    const told = input.files[0] && (await give(`open/${session()}`, input.files[0]));
     input.value = "";
     if (told === null || told === undefined) return;
     leave_old_film();
-    const text = document.querySelector("#story textarea");
-    text.value = told;
-    text.dispatchEvent(new Event("input", { bubbles: true }));
+    write(told, window.sending.story());
   }
   document.addEventListener("change", (event) => {
     if (event.target.id === "open") open_kept(event.target);
@@ -172,36 +132,63 @@
   const asked_for = new URLSearchParams(location.search);
   const mode = asked_for.has("presenter") ? "presenter" : asked_for.has("embed") ? "embed" : "page";
   document.documentElement.dataset.mode = mode;
-  let script = [], told = 0;
-  function step() { // the next shot of the story that is presented
-    const next = script[told];
-    if (next) ask(), (told += 1), send({ do: "shoot", story: script.global_caption, caption: next });
+  // The shots of the story that is presented, in order; whatever the film is now, the next one is what comes after those
+  // of them that it has.
+  let script = [], stepping = Promise.resolve();
+  const film = () => [...document.querySelectorAll(".strip .caption:not(.steer)")].map((caption) => caption.textContent);
+  async function shoot_next() {
+    const before = film();
+    const told = before.reduce((next, caption) => script.indexOf(caption, next) + 1 || next, 0);
+    if (!script[told]) return;
+    ask();
+    if (!(await send({ do: "shoot", story: script.global_caption, caption: script[told] }))) return;
+    for (let tries = 0; tries < 60 && film().length === before.length; tries += 1)
+      await new Promise((later) => setTimeout(later, 50)); // until it is seen: the next press counts from there
   }
-  const PRESENTER = { ArrowRight: step, PageDown: step, " ": step, ArrowLeft: () => back(), PageUp: () => back() };
+  const step = () => (stepping = stepping.then(shoot_next));
+  function fill_screen() {
+    const asked = document.fullscreenElement ? document.exitFullscreen() : document.documentElement.requestFullscreen?.();
+    asked?.catch(() => {}); // a frame that may not
+  }
+  const ON_STAGE = [
+    [["ArrowRight", "PageDown", " "], ["→", "PageDown", "Space"], "the next shot of the story", step],
+    [["ArrowLeft", "PageUp"], ["←", "PageUp"], "one shot back", () => back()],
+    [["f"], ["f"], "full screen, or not", fill_screen],
+  ];
+  // They count outside of the box, and in it as far as they would do nothing there: a clicker is no keyboard to leave it by.
+  function on_stage({ key, target }) {
+    if (mode !== "presenter") return null;
+    const idle = target === box() && key.length > 1 && (!box().value || key.startsWith("Page"));
+    return idle || !typing_in(target) ? ON_STAGE.find(([keys]) => keys.includes(key))?.[3] : null;
+  }
+  const typing_in = (target) => target.closest?.("textarea, input, select, [contenteditable], dialog");
   async function present() {
     const stories = await (await fetch(`${home}stories`)).json();
     const { global_caption, ...shots } = stories[asked_for.get("presenter")] ?? Object.values(stories)[0];
-    const text = document.querySelector("#story textarea");
-    text.value = global_caption;
-    text.dispatchEvent(new Event("input", { bubbles: true }));
+    write(global_caption, window.sending.story());
     box().blur();
-    const film = await window.stage.recover(session());
     script = Object.assign(Object.values(shots), { global_caption });
-    told = 1 + script.findLastIndex((caption) => film.includes(caption));
-    window.stage.watch(session);
+    await window.keeping.begin(true);
+    window.stage.watch();
     document.documentElement.dataset.stage = "ready";
   }
-  if (mode === "presenter") {
-    const ready = setInterval(() => box() && session() && (clearInterval(ready), present()), 100);
-  }
+  const ready = setInterval(() => {
+    if (!box() || !session()) return;
+    clearInterval(ready);
+    mode === "presenter" ? present() : window.keeping.begin(false);
+  }, 100);
 
   const made = () => [...document.querySelectorAll(".strip .made")];
   const last = () => made().at(-1);
-  const back = () => send({ do: "rewind", key: Number(made().at(-2)?.dataset.key ?? 0) });
+  const back = () => { // from the shot that is being made, or the last
+    const end = document.querySelector(".strip .making") ? -1 : -2;
+    send({ do: "rewind", key: Number(made().at(end)?.dataset.key ?? 0) });
+  };
   function help() {
     if (document.querySelector("dialog.sheet")) return;
-    const row = ([key, what]) => `<dt><kbd>${key}</kbd></dt><dd>${what}</dd>`;
-    sheet(`<h2>Keys</h2><dl>${KEYS.map(row).join("")}</dl><h2>Outside of the box</h2>
+    const row = ([keys, what]) => `<dt>${[keys].flat().map((key) => `<kbd>${key}</kbd>`).join(" ")}</dt><dd>${what}</dd>`;
+    const stage = `<h2>On the stage</h2><dl>${ON_STAGE.map(([, ...told]) => row(told)).join("")}</dl>`;
+    sheet(`${mode === "presenter" ? stage : ""}<h2>Keys</h2><dl>${KEYS.map(row).join("")}</dl><h2>Outside of the box</h2>
       <dl>${Object.entries(OUTSIDE).map(([key, [what]]) => row([key, what])).join("")}</dl>
       <p><button type="button" data-close>Close</button></p>`);
   }
@@ -210,7 +197,7 @@
     if (!button || button.disabled) return;
     if (button.dataset.compare) return compare(button);
     if (button.dataset.cast) return cast(button);
-    if (button.dataset.shape) return fetch(`${home}shape/${session()}/${encodeURIComponent(button.dataset.shape)}`, { method: "POST" });
+    if (button.dataset.shape) return post(`shape/${session()}/${encodeURIComponent(button.dataset.shape)}`);
     const gesture = gestureOf(button);
     if (gesture.do === "edit") return rewrite(gesture, "This shot waits", "Change it");
     if (gesture.do === "retake") return rewrite(gesture, "Another take", "Take it again");
@@ -221,7 +208,7 @@
     if (event.target.closest?.("#cut")) command("cut to");
   });
   document.addEventListener("keydown", (event) => {
-    const typing = event.target.closest?.("textarea, input, select, [contenteditable], dialog");
+    const typing = typing_in(event.target), act = on_stage(event);
     if (event.target === box() && event.key === "Enter" && (event.altKey || event.ctrlKey || event.metaKey)) {
       event.preventDefault();
       event.stopImmediatePropagation();
@@ -231,7 +218,7 @@
     if (event.key === "?" && event.target === box() && !box().value) return event.preventDefault(), help();
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === "Escape" && !typing) return box().focus();
-    if (!typing && PRESENTER[event.key] && mode === "presenter") return event.preventDefault(), PRESENTER[event.key]();
+    if (act) return event.preventDefault(), act();
     if (!typing && OUTSIDE[event.key]) event.preventDefault(), OUTSIDE[event.key][1]();
   }, true);
 

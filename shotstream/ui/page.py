@@ -47,11 +47,11 @@ AT_ONCE: dict[str, Any] = {
     "api_visibility": "private",
     "trigger_mode": "multiple",  # a second Enter counts even while the first is under way
 }
-# page.js took the prompt out of the box when Enter was pressed; the values that Gradio has are of a moment later.
+# sending.js took the prompt out of the box when Enter was pressed; the values that Gradio has are of a moment later.
 SEND_PROMPT = """async (story, late, length, dissolve) =>
     [story, (await window.takenPrompt()) ?? late, length, dissolve]"""
 JOIN = f"{API_PREFIX}/queue/join"  # where the page's events come in
-GIVE_BACK = "(refused) => window.giveBack(refused)"
+GIVE_BACK, FAILED = "(refused) => window.giveBack(refused)", "() => window.giveBack()"
 ALL_THE_TIME: dict[str, Any] = {
     "show_progress": "hidden",
     "api_visibility": "private",
@@ -165,7 +165,8 @@ class Page:
                 js=SEND_PROMPT,
                 **AT_ONCE,
             )
-            taken.then(None, refused, None, js=GIVE_BACK, **AT_ONCE)
+            taken.success(None, refused, None, js=GIVE_BACK, **AT_ONCE)
+            taken.failure(None, None, None, js=FAILED, **AT_ONCE)
             for button in calls:
                 button.click(self.on_call, [story, button], None, **AT_ONCE)
             for button, example in zip(buttons, stories.values(), strict=True):

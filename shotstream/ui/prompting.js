@@ -1,9 +1,7 @@
 // Help with the prompt in the box: a warning while it is typed, completion by templates, words to click. The server
 // answers from the model's own folder; what was typed is never lost: Ctrl+Z or a second press brings it back.
 (() => {
-  const box = () => document.querySelector("#next-shot textarea");
-  const story = () => document.querySelector("#story textarea")?.value ?? "";
-  const session = () => document.querySelector(".strip")?.dataset.session;
+  const { box, story, session, fetched } = window.sending;
   const EMPTY = "First say in the box what is to happen.";
 
   function tell(text) {
@@ -12,9 +10,8 @@
   }
   async function ask(what, prompt) {
     for (let tries = 0; !session() && tries < 50; tries++) await new Promise((later) => setTimeout(later, 100));
-    const body = JSON.stringify({ story: story(), prompt });
-    const answer = await fetch(`${window.shotstreamHome}${what}/${session()}`, { method: "POST", body }).catch(() => null);
-    return answer?.ok ? answer.json() : null;
+    const body = JSON.stringify({ story: story()?.value ?? "", prompt });
+    return (await fetched(`${what}/${session()}`, { method: "POST", body }))?.json() ?? null;
   }
   // As if it was typed, so that the browser can undo it.
   function type(text, everything) {

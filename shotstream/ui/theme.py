@@ -12,7 +12,7 @@ from gradio.themes.utils import colors, sizes
 
 FOLDER = Path(__file__).parent
 CSS = FOLDER / "page.css"
-SCRIPTS = tuple(FOLDER / name for name in ("playing.js", "stage.js", "page.js", "prompting.js"))
+SCRIPTS = tuple(FOLDER / f"{name}.js" for name in ("sending", "playing", "keeping", "stage", "page", "prompting"))
 FAVICON = FOLDER / "favicon.png"
 
 SANS = ("system-ui", "Segoe UI", "Roboto", "Helvetica Neue", "Noto Sans", "Arial", "sans-serif")

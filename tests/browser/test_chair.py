@@ -25,7 +25,7 @@ def choose_length(tab: Tab, length: str) -> None:
 
 
 def captions(tab: Tab) -> list[str]:
-    return tab.page.locator(".strip li > .caption:not(.steer)").all_inner_texts()
+    return tab.page.locator(".strip li > .caption:not(.steer)").all_text_contents()
 
 
 def test_a_shot_is_steered_cut_retaken_and_the_film_branches(open_tab):
@@ -150,6 +150,26 @@ def test_a_presenter_steps_through_a_story(app: App, open_tab):
     shots(tab, 2)
     tab.page.keyboard.press("ArrowLeft")
     shots(tab, 1)
+    tab.page.keyboard.press("ArrowRight")  # the one that was taken back
+    shots(tab, 2)
+    page = tab.page
+    page.keyboard.press("?")
+    sheet = page.locator("dialog.sheet").inner_text()
+    assert all(words in sheet for words in ("next shot of the story", "PageDown", "one shot back", "full screen"))
+    page.keyboard.press("Escape")
+    page.keyboard.type("It looks happy.")
+    page.keyboard.press("ArrowLeft")  # moves in what is typed
+    page.keyboard.press("Enter")
+    shots(tab, 3)
+    page.keyboard.press("PageDown")  # as a clicker does, after a shot that is not the story's
+    shots(tab, 4)
+    told = captions_of(app, "a-star-in-the-desert")
+    assert captions(tab) == [*told[:2], "It looks happy.", told[2]]
+    page.keyboard.press("Escape")
+    page.keyboard.press("f")
+    tab.wait_until("document.fullscreenElement === document.documentElement")
+    page.keyboard.press("f")
+    tab.wait_until("!document.fullscreenElement")
     box = tab.page.locator("#screen").bounding_box()
     assert box["height"] > 500 and box["width"] == 1280
     assert not tab.page.locator("#stories").is_visible() and tab.page.locator("#next-shot textarea").is_visible()

@@ -34,6 +34,8 @@ SHOT_COUNT = "document.querySelectorAll('.strip li.made').length"
 SEEN_TO_ITS_END = """(v => v && v.seekable.length && v.seekable.end(v.seekable.length - 1) - v.currentTime < 0.2)
     (document.querySelector('#film video'))"""
 READY = "document.documentElement.dataset.stage === 'ready'"
+KEPT = "document.documentElement.dataset.kept"
+BOX = "document.querySelector('#next-shot textarea').value"
 
 
 @dataclass
@@ -108,13 +110,14 @@ def presented(open_tab) -> Tab:
     """A stage on which two shots of a story were made, and are remembered."""
     tab = open_tab(query="?presenter=a-star-in-the-desert")
     tab.wait_until(READY)
-    for shot in (1, 2):
-        tab.page.keyboard.press("ArrowRight")
-        tab.wait_until(f"{SHOT_COUNT} === {shot} && !document.querySelector('.strip .making')")
-    tab.wait_until(
-        "caches.open('shotstream-stage').then((c) => c.match('memory')).then((m) => m?.headers.get('X-Shots') === '2')"
-    )
-    tab.wait_until("document.documentElement.dataset.kept === '2'")
+    tab.page.keyboard.press("ArrowRight")
+    tab.page.keyboard.press("ArrowRight")  # at once
+    tab.wait_until(f"{SHOT_COUNT} === 1 && document.querySelector('.strip .making')")
+    tab.page.keyboard.press("k")  # keep rolling
+    tab.wait_until(f"{KEPT} === '1' && document.querySelector('.strip .making')")
+    tab.page.keyboard.press("k")
+    tab.page.keyboard.press("c")
+    tab.wait_until(f"{KEPT} === '2' && !document.querySelector('.strip .making')")
     tab.page.evaluate("window.before = true")
     return tab
 
@@ -131,6 +134,9 @@ def goes_on(tab: Tab) -> None:
 
 def test_a_stage_recovers_from_a_network_drop(open_tab):
     tab = presented(open_tab)
+    tab.page.reload()  # as Gradio does, which may see it first
+    tab.wait_until(f"!window.before && {READY} && {SHOT_COUNT} === 2")
+    tab.page.evaluate("window.before = true")
     throttle(tab, offline=True)
     tab.page.wait_for_timeout(5000)
     assert tab.page.evaluate("window.before")  # it does not leave while there is nothing to go to
@@ -144,6 +150,54 @@ def test_a_stage_recovers_from_a_restart(app: App, open_tab):
     app.stop()
     app.start()
     goes_on(tab)
+    tab.complaints.clear()
+
+
+def test_what_could_not_be_sent_is_in_the_box_again_and_the_film_outlives_a_lost_connection(open_tab):
+    tab = open_tab()
+    page, told = tab.page, "document.querySelector('#trouble')?.textContent"
+    page.fill("#story textarea", "A red ball.")
+    tab.direct("It waits.")
+    tab.wait_until(f"{KEPT} === '1'")
+    page.evaluate("window.before = true")
+    page.context.set_offline(True)
+
+    page.click(".strip [data-do=retake]")
+    page.wait_for_selector("dialog.sheet textarea:focus")
+    page.keyboard.type("It dances.")
+    page.keyboard.press("Enter")
+    tab.wait_until(f"{BOX} === 'It dances.' && {told}.includes('cannot be reached')")
+    page.press("#next-shot textarea", "Alt+Enter")  # steer
+    tab.wait_until(f"{BOX} === 'It dances.'")
+    held = []
+    page.route("**/direct/*", lambda route: held.append(route))
+    with page.expect_request("**/direct/*"):
+        page.press("#next-shot textarea", "Control+Enter")  # cut to
+    page.keyboard.type("And")  # while that is on its way
+    held[0].abort()
+    page.unroute("**/direct/*")
+    tab.wait_until(f"{told}.includes('Not sent: “It dances.”')")
+    page.click("#trouble button")
+    assert page.input_value("#next-shot textarea") == "It dances.\nAnd"
+    page.fill("#next-shot textarea", "It jumps.")
+    page.press("#next-shot textarea", "Enter")
+    assert page.input_value("#next-shot textarea") == ""
+    tab.wait_until(f"{BOX} === 'It jumps.'", 10)
+    assert page.evaluate("window.before")
+
+    page.context.set_offline(False)  # and Gradio loads the page anew
+    tab.wait_until(f"!window.before && {SHOT_COUNT} === 1 && {BOX} === 'It jumps.'")
+    assert page.input_value("#story textarea") == "A red ball."
+    page.press("#next-shot textarea", "Enter")
+    made_and_seen(tab, 2)
+    assert captions(tab) == ["It waits.", "It jumps."]
+
+    tab.complaints.clear()  # what could not be fetched meanwhile
+    page.evaluate("document.querySelector('.strip').dataset.session = 'nobody'")  # as of a server that was started anew
+    page.fill("#next-shot textarea", "It looks around.")
+    page.press("#next-shot textarea", "Alt+Enter")
+    tab.wait_until(f"{BOX} === 'It looks around.' && {told}.includes('reload it')")
+    assert len(tab.complaints) == 2 and all("404" in complaint for complaint in tab.complaints)
     tab.complaints.clear()
 
 

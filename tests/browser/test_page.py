@@ -95,11 +95,13 @@ def test_two_tabs_are_two_films_and_a_closed_tab_is_freed(open_tab, app: App):
     wait_for(lambda: app.health()["sessions"] == 1 and app.num_reels() == 1, 2)
     one.direct("It waits.")
     made(one, 2)
+    one.wait_until("document.documentElement.dataset.kept === '2'")
     assert one.complaints == []
     one.page.reload()
     one.complaints.clear()  # the page that was left says that it lost its connection
     one.page.wait_for_selector("#next-shot textarea")
-    assert one.page.locator(".strip .made").count() == 0
+    made(one, 2)  # remembered, not seen: its pictures are gone
+    assert one.page.locator(".strip .caption").all_inner_texts() == ["A red ball jumps.", "It waits."]
     wait_for(lambda: app.health()["sessions"] == 1 and app.num_reels() == 1, 2)
 
 
