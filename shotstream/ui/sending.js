@@ -5,6 +5,7 @@ window.sending = (() => {
   const session = () => document.querySelector(".strip")?.dataset.session;
   const PATIENCE = 10000, LOOK = 1500; // milliseconds: until something counts as lost, and between two looks whether it is
   const UNREACHABLE = "The server cannot be reached: try again when the connection is back. ";
+  const NOT_TAKEN = "The server did not take it: try again, or reload the page. "; // Gradio shows no reason for such an event
   const GONE = "The server knows nothing of this page any more: reload it to go on. ";
 
   // In another page, as a <gradio-app src="...">, our addresses are not that page's.
@@ -94,7 +95,8 @@ window.sending = (() => {
     answers.shift()?.();
     const prompt = unanswered.shift();
     if (refused === "") all_is_well();
-    else say("", refused ?? prompt?.text);
+    else if (refused) say("", refused); // the server says why
+    else say(NOT_TAKEN, prompt?.text);
   };
 
   // What stands in the boxes, and what was not answered, is there again after a reload, which Gradio does by itself when

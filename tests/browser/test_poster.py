@@ -1,4 +1,4 @@
-"""On a stage before the model is there: the poster film plays, and gives way as soon as shots can be made."""
+"""Where no shot can be made: before the model is there a stage plays the poster film, and who finds no seat is told."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from shotstream.backends.in_process import InProcessBackend
 from shotstream.models.random_model import save_random_model
 from shotstream.models.weights import load_model
 from shotstream.provenance import read_note
+from shotstream.ui.limits import Limits
 from shotstream.ui.page import Page
 from shotstream.ui.routes import POSTER
 from shotstream.ui.theme import CSS, SCRIPTS, theme
@@ -20,11 +21,11 @@ from shotstream.ui.theme import CSS, SCRIPTS, theme
 
 @pytest.fixture
 def stage(tmp_path) -> Iterator[SimpleNamespace]:
-    """A page whose model is there when `come` is set."""
+    """A page for one visitor, whose model is there when `come` is set."""
     folder, come = save_random_model(tmp_path / "model", vae="PixelAutoencoder"), threading.Event()
     backend = InProcessBackend(lambda: come.wait() and load_model(folder))
     backend.start()
-    page = Page(backend)
+    page = Page(backend, limits=Limits(sessions=1))
     head = "".join(f"<script>{script.read_text()}</script>" for script in SCRIPTS)
     _, url, _ = page.blocks.launch(
         theme=theme(),
@@ -55,6 +56,20 @@ def test_the_poster_plays_until_the_model_is_there(stage, browser):
     tab.direct("A red ball jumps.")
     tab.wait_until("document.querySelector('#film video')?.currentTime > 0.3")
     context.close()
+
+
+def test_who_finds_no_seat_is_told_and_keeps_the_prompt(stage, browser):
+    contexts = [browser.new_context() for _ in range(2)]
+    seated, standing = (Tab(context.new_page()) for context in contexts)
+    for tab in (seated, standing):
+        tab.page.goto(stage.url)
+        tab.wait_until("document.querySelector(':is(.strip[data-session]:not([data-session=\"\"]), .notice)')")
+    assert "seats are taken" in standing.page.inner_text(".notice")
+    standing.direct("A red ball jumps.")
+    standing.wait_until("document.querySelector('#next-shot textarea').value === 'A red ball jumps.'")
+    assert "did not take it" in standing.page.inner_text("#trouble")
+    for context in contexts:
+        context.close()
 
 
 def test_the_poster_is_small_and_says_how_it_was_made():
