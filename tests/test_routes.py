@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from collections.abc import Iterator
@@ -106,20 +107,24 @@ def test_a_picture_is_cast_into_the_film_of_its_tab(page: Page, client: TestClie
     assert client.post("/cast/cast", params={"caption": " "}, content=encode_png(picture)).status_code == 409
 
 
-def test_a_body_that_is_too_large_is_not_read_to_its_end(
-    page: Page, client: TestClient, monkeypatch: pytest.MonkeyPatch
-):
+@pytest.mark.parametrize(
+    "kind, status, most, told",
+    [("cast", 413, 21, "choose a smaller one"), ("direct", 409, 1, "reload it"), ("advice", 413, 1, "no prompt")],
+)
+def test_a_body_that_is_too_large_is_not_read_to_its_end(page: Page, kind: str, status: int, most: int, told: str):
     page.sessions.open("large")
-    monkeypatch.setattr(routes, "MAX_PICTURE", 1000)
-    sent = []
+    parts, answer = iter(range(most)), []
 
-    def body() -> Iterator[bytes]:
-        for number in range(100):
-            sent.append(number)
-            yield bytes(500)
+    async def receive() -> dict:
+        next(parts)  # no more of them are asked for
+        return {"type": "http.request", "body": bytes(1_000_000), "more_body": True}  # without an end
 
-    answer = client.post("/cast/large", content=body())
-    assert answer.status_code == 413 and "choose a smaller one" in answer.text
+    async def send(message: dict) -> None:
+        answer.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": f"/{kind}/large", "query_string": b"", "headers": []}
+    asyncio.run(Starlette(routes=page.routes)(scope, receive, send))
+    assert answer[0]["status"] == status and told in answer[1]["body"].decode()
 
 
 @pytest.mark.parametrize("path", ["/film/x", "/keep/x/story.json", "/take/x/1"])

@@ -21,6 +21,7 @@ from shotstream.backends.backend import Backend
 from shotstream.director import Director
 from shotstream.prompting import KINDS, Prompting, advice_on, complete, reads_whole
 from shotstream.story import MAX_PROMPT_CHARACTERS
+from shotstream.ui.bodies import read_body
 from shotstream.ui.session import Sessions
 
 MAX_BYTES = 200_000
@@ -71,11 +72,9 @@ class PromptHelp:
         session = self.sessions.find(request.path_params["session"])
         if session is None:
             return PlainTextResponse("This film is gone: its page was closed.", 404)
-        body = bytearray()
-        async for part in request.stream():
-            body += part
-            if len(body) > MAX_BYTES:
-                return PlainTextResponse("This is no prompt.", 413)
+        body = await read_body(request, MAX_BYTES)
+        if body is None:
+            return PlainTextResponse("This is no prompt.", 413)
         try:
             fields = json.loads(body)
         except (ValueError, RecursionError):

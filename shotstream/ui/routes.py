@@ -27,7 +27,8 @@ from shotstream.errors import UserError
 from shotstream.media import encode_png
 from shotstream.pictures import fit_picture
 from shotstream.story import Story
-from shotstream.ui.gestures import perform, read_gesture
+from shotstream.ui.bodies import read_body
+from shotstream.ui.gestures import MAX_BYTES, perform, read_gesture
 from shotstream.ui.session import Session, Sessions
 
 MAX_OPENED, MAX_PICTURE = 64_000_000, 20_000_000  # bytes
@@ -69,7 +70,7 @@ class Routes:
         if session is None:
             return PlainTextResponse(GONE, 404)
         try:
-            gesture = read_gesture(await request.body())
+            gesture = read_gesture(await read_body(request, MAX_BYTES) or b"")
             await asyncio.to_thread(perform, session.director, gesture)
         except UserError as error:
             session.tell(str(error))
@@ -106,15 +107,13 @@ class Routes:
         session = self.sessions.find(request.path_params["session"])
         if session is None:
             return PlainTextResponse(GONE, 404)
-        body = bytearray()
-        async for part in request.stream():
-            body += part
-            if len(body) > most:
-                message = f"This file is larger than {most // 1_000_000} MB: choose a smaller one."
-                session.tell(message)
-                return PlainTextResponse(message, 413)
+        body = await read_body(request, most)
+        if body is None:
+            message = f"This file is larger than {most // 1_000_000} MB: choose a smaller one."
+            session.tell(message)
+            return PlainTextResponse(message, 413)
         try:
-            answer = await asyncio.to_thread(use, session, bytes(body), request)
+            answer = await asyncio.to_thread(use, session, body, request)
         except UserError as error:
             session.tell(str(error))
             return PlainTextResponse(str(error), 409)
