@@ -100,6 +100,7 @@ class Page:
                     with gr.Row(elem_id="slate"):
                         status = gr.HTML(render.EMPTY_SLATE, elem_id="status")
                         gr.HTML(render.FIRST_PICTURE, elem_id="first-picture")
+                        gr.HTML(render.METER, elem_id="meter")
                     notes = gr.HTML(elem_id="notes")
                     strip = gr.HTML(render.EMPTY_STRIP, elem_id="reel")
                 with gr.Column(elem_id="desk", scale=1, min_width=320):
@@ -126,7 +127,14 @@ class Page:
                         gr.Button("Steer", elem_id="steer")
                         gr.Button("Cut now", elem_id="cut")
                     with gr.Row(elem_id="options"):
-                        length = gr.Dropdown(LENGTHS, value=0, show_label=False, container=False, elem_id="length")
+                        length = gr.Dropdown(
+                            LENGTHS,
+                            value=0,
+                            label="Length of the next shots",  # read aloud, not shown
+                            show_label=False,
+                            container=False,
+                            elem_id="length",
+                        )
                         dissolve = gr.Checkbox(label="Dissolve", container=False, elem_id="dissolve")
                         rolling = gr.Checkbox(label="Keep rolling", container=False, elem_id="rolling")
                     shapes = gr.HTML(elem_id="shapes")

@@ -5,6 +5,11 @@ window.playing = (() => {
   const end = (video) => video && video.buffered.length ? video.buffered.end(video.buffered.length - 1) : 0;
   const cell = (number) => document.querySelectorAll("#first-picture .cell")[number];
 
+  function explain(which, text) {
+    const line = document.querySelector(`#meter #${which}`);
+    if (line && line.textContent !== text) line.textContent = text;
+  }
+
   // Only a shot that has nothing before it is timed: else the wait would measure the queue, not the machine.
   let asked = null; // when, and which picture
   function ask() {
@@ -24,8 +29,8 @@ window.playing = (() => {
       const seconds = ((frame.presentationTime || now) - asked.at) / 1000;
       const made = Number(document.querySelector(".slate").dataset.first);
       cell(0).querySelector("b").textContent = `${seconds.toFixed(2)} s`;
-      cell(0).title = `From Enter to the first new picture on this screen: ${made.toFixed(2)} s to make and encode the
-        first chunk, ${Math.max(0, seconds - made).toFixed(2)} s to send the prompt and the picture, and to show it.`;
+      explain("first", `From Enter to the first new picture on this screen: ${made.toFixed(2)} s to make and encode the first
+        chunk, ${Math.max(0, seconds - made).toFixed(2)} s to send the prompt and the picture, and to show it.`);
       asked = null;
     });
   }
@@ -41,8 +46,8 @@ window.playing = (() => {
     if (ways.length > 9) ways.shift();
     const ahead = film() ? end(film()) - film().currentTime : 0;
     cell(1).querySelector("b").textContent = `${(way() / 1000).toFixed(2)} s`;
-    cell(1).title = `Transport: from leaving the server, encoded, until this browser has it, the median of the latest
-      ${ways.length} segments. Then it waits in the player, which is ${ahead.toFixed(1)} s ahead of the picture.`;
+    explain("way", `From the server, encoded, to this browser, the median of the latest ${ways.length} segments;
+      then it waits in the player, ${ahead.toFixed(1)} s ahead of the picture.`);
   }
   new PerformanceObserver((list) => list.getEntries().forEach(arrived)).observe({ type: "resource" });
 
@@ -76,8 +81,13 @@ window.playing = (() => {
   setInterval(keep_pace, 50);
   document.addEventListener("resume", keep_pace);
 
-  // A stream that was long enough ends while nothing plays; the next shot is to find another.
-  setInterval(() => document.querySelector(".slate[data-over]") && document.querySelector("#again")?.click(), 300);
+  setInterval(() => {
+    // A stream that was long enough ends while nothing plays; the next shot is to find another.
+    if (document.querySelector(".slate[data-over]")) document.querySelector("#again")?.click();
+    const work = document.querySelector(".slate")?.dataset.work;
+    if (work) explain("work", `Frames a second of the latest shot, end to end, whose time went into ${work}.`);
+    film()?.setAttribute("aria-label", "The film");
+  }, 300);
 
   return { ask, leave };
 })();

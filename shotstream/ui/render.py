@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 from shotstream.views import FilmView, NodeView, QueuedView, TakeView
 
 WORDMARK = (Path(__file__).parent / "wordmark.svg").read_text()
-RATE = "Frames a second of the latest shot, end to end: text, memory, denoising, decoding and H.264."
 STAGES = {"load": "Loading the model", "turn": "Waiting for the camera", "text": "Reading the prompt"}
 PARTS = {  # of the work, as the engine names them: as the page does
     "text": "text",
@@ -88,9 +87,10 @@ def status(view: FilmView, over: bool = False) -> str:
     cells = [
         _cell("shot", str(shot)),
         _cell("chunk", _blocks(view.chunk, view.num_chunks) if making else "–"),
-        _cell("made at", rate, f"{RATE} {where_time_goes(view)}".strip()),
+        _cell("made at", rate),
     ]
     state = f'data-state="{"making" if making else "waiting"}" data-first="{view.first_chunk or ""}"'
+    state += f' data-work="{where_time_goes(view)}"'
     return (
         f'<div class="slate" {state}{" data-over" if over else ""}>'
         f'{"".join(cells)}<p class="state" role="status">{escape(sentence(view))}</p></div>'
@@ -237,8 +237,8 @@ def has_pictures(view: FilmView) -> bool:
     return any(take.seconds for take in view.takes)
 
 
-def _cell(name: str, value: str, hint: str = "") -> str:
-    return f'<p class="cell" title="{hint}"><span>{name}</span><b>{value}</b></p>'
+def _cell(name: str, value: str) -> str:
+    return f'<p class="cell"><span>{name}</span><b>{value}</b></p>'
 
 
 def _blocks(chunk: int, num_chunks: int) -> str:
@@ -257,8 +257,11 @@ EMPTY = FilmView()
 EMPTY_STAGE = curtain(EMPTY)
 EMPTY_STRIP = strip(EMPTY, "")
 EMPTY_SLATE = status(EMPTY)
-# playing.js measures these
-FIRST_PICTURE = '<div class="timings">{}{}</div>'.format(
-    _cell("first picture", "–", "From Enter to the first new picture on this screen."),
-    _cell("on the way", "–", "Transport: from leaving the server, encoded, until this browser has a segment."),
+# playing.js measures these, and says what they are made of
+FIRST_PICTURE = f'<div class="timings">{_cell("first picture", "–")}{_cell("on the way", "–")}</div>'
+METER = (
+    "<details><summary>Where the time goes</summary><dl>"
+    '<dt>made at</dt><dd id="work">Frames a second of the latest shot, end to end.</dd>'
+    '<dt>first picture</dt><dd id="first">From Enter to the first new picture on this screen.</dd>'
+    '<dt>on the way</dt><dd id="way">From the server, encoded, to this browser.</dd></dl></details>'
 )

@@ -198,9 +198,8 @@ def test_embedded_in_a_page_of_another_origin(app: App, browser, tmp_path: Path)
         child.wait_for_function("document.querySelector('#film video')?.currentTime > 0.5")
         size = child.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]")
         assert size == [320, 420]
-        for hidden in ("#stories", "#story", "header", "#drawers", ".colophon"):
+        for hidden in ("#shoot", "#stories", "#story", "header", "#drawers", ".colophon"):
             assert not inside.locator(hidden).first.is_visible(), hidden
-        page.close()
         page.close()
     finally:
         server.shutdown()

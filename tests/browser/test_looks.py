@@ -46,7 +46,7 @@ SHIFTS = """() => { window.shifts = []; new PerformanceObserver((list) => list.g
     .map((s) => [entry.value, s.node?.id || s.node?.className || s.node?.nodeName]));
 })).observe({ type: "layout-shift", buffered: false }); }"""
 OPEN_DRAWERS = """document.querySelectorAll('#drawers > * > button').forEach((b) => b.click());
-  document.querySelector('#vocabulary')?.setAttribute('open', '')"""
+  document.querySelectorAll('#vocabulary, #meter details').forEach((d) => d.setAttribute('open', ''))"""
 
 
 def made(tab, count: int) -> None:
@@ -81,6 +81,8 @@ def test_every_text_can_be_read(open_tab, scheme: str):
 def test_nothing_moves_while_shots_arrive(open_tab, width: int):
     """The strip may scroll: that is what a film does."""
     tab = open_tab(width=width, height=1400)
+    tab.page.focus("#meter summary")
+    tab.page.keyboard.press("Enter")
     tab.direct("A red ball jumps in the meadow.")
     tab.wait_until("document.querySelector('#film video')?.currentTime > 0.1")
     tab.direct("Close-up: it looks very happy and jumps up and down on the grass in the meadow by day.")
@@ -91,6 +93,8 @@ def test_nothing_moves_while_shots_arrive(open_tab, width: int):
     boxes += "(({x, y, width, height}) => [x, y, width, height])(document.querySelector(s).getBoundingClientRect()))"
     before = tab.page.evaluate(boxes)
     made(tab, 3)
+    for part in ("denoising", "pixels", "H.264", "to make and encode", "to this browser, the"):
+        tab.wait_until(f"document.querySelector('#meter').innerText.includes('{part}')", 10)
     assert tab.page.evaluate(boxes) == before
     shifted = [shift for shift in tab.page.evaluate("window.shifts") if shift[0] > 0.01]
     assert shifted == []
@@ -107,6 +111,15 @@ def test_a_narrow_window_shows_everything_without_scrolling_sideways(open_tab):
       .filter((e) => { const r = e.getBoundingClientRect(); return r.width > 1 && (r.left < 0 || r.right > 380); })
       .map((e) => e.outerHTML.slice(0, 80))""")
     assert cut_off == []
+    assert tab.page.evaluate("(s => s.scrollWidth <= s.clientWidth)(document.querySelector('#slate'))")
+    for control in ("#length input", "#film video"):
+        assert tab.page.get_attribute(control, "aria-label")
+    for chooser in ("#cast .pick", "#keep .pick"):
+        tab.page.focus(f"{chooser} input")
+        tab.page.keyboard.press("Shift+Tab")
+        tab.page.keyboard.press("Tab")  # as by keys
+        assert "3px" in tab.page.evaluate(f"getComputedStyle(document.querySelector('{chooser}')).outline")
+    tab.page.click("#next-shot textarea")
     tab.page.keyboard.press("Escape")
     tab.page.keyboard.press("?")
     sheet = tab.page.locator("dialog.sheet").bounding_box()
