@@ -24,7 +24,8 @@ window.keeping = (() => {
 
   let kept = ""; // the film that is
   async function keep(on_stage) {
-    const shots = [...document.querySelectorAll(".strip .made")], film = shots.map((shot) => shot.dataset.key).join();
+    const shots = [...document.querySelectorAll(".strip .made")];
+    const film = shots.map((shot) => shot.dataset.key + shot.textContent).join(); // a steered shot is another
     if (film === kept || (!on_stage && document.querySelector(".strip :is(.making, .queued)"))) return;
     if (!film) await forget();
     else {
@@ -51,7 +52,7 @@ window.keeping = (() => {
       if (document.querySelector(".strip [data-key]")) return;
       const answer = (await health())?.model && (await give(memory));
       if (answer?.ok) return shown();
-      if ([409, 413].includes(answer?.status)) return forget(); // refused: it is damaged, for one
+      if ([409, 413].includes(answer?.status)) return forget(); // refused: the server says why
       await new Promise((later) => setTimeout(later, EVERY));
     }
   }
