@@ -163,8 +163,8 @@ def damage(folder: Path, kind: str) -> str:
 
 
 DAMAGES = (
-    "no index|index is no JSON|absurd size|no vae|unknown vae|absurd vae|endless vae|vae of another width|cut weights|binary noise|"
-    "tensor missing|no weights|text encoder cut|text encoder lacks a tensor|text encoder of another size|"
+    "no index|index is no JSON|absurd size|no vae|unknown vae|absurd vae|endless vae|vae of another width|cut weights|"
+    "binary noise|tensor missing|no weights|text encoder cut|text encoder lacks a tensor|text encoder of another size|"
     "text encoder not finite|absurd text encoder|zero embeddings|name that steers a terminal|no tokenizer|"
     "rising steps|no chunks|negative shift|no scheduler|other text width"
 )
