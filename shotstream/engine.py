@@ -1,7 +1,9 @@
 """One request in, one shot out: the only place that knows the order of model calls.
 
-Stateless between shots: what a shot needs comes in its `ShotRequest`, what is worth keeping leaves in `ShotDone`. Only
-the memory for the caches stays, to be overwritten. Knows no files, no screens, and neither which model it drives.
+What a shot needs comes in its `ShotRequest`, what is worth keeping leaves in `ShotDone`. The memory for the caches stays,
+to be overwritten, and what the latest shot left in it stays warm until another is begun: a request that goes on with
+the very same chunks is spared their making, and comes to the same without. Knows no files, no screens, and neither
+which model it drives.
 """
 
 from __future__ import annotations
@@ -56,6 +58,7 @@ class Engine:
         self.overlap = pays(model.device) if overlap is None else overlap
         self._lock = threading.Lock()
         self._idle: ShotCache | None = self._allocate(*self._latent_size(model.height, model.width))
+        self._warm: _Warm | None = None
 
     def shoot(self, request: ShotRequest, noise: NoiseSource | None = None) -> Iterator[Event]:
         """Make one shot: at least one `Progress` per denoising step, each `Chunk` as soon as it has pixels, and last
@@ -89,22 +92,27 @@ class Engine:
 
     @torch.no_grad()
     def _shoot(self, plan: Plan, noise: NoiseSource) -> Iterator[Event]:
-        cache = self._take_cache(plan.latent_size)
+        cache, warm = self._take(plan)
         try:
             with telling_lack_of_memory(f"on {self.model.device} to go on with this shot"):
-                yield from self._show(plan, noise, cache)
+                yield from self._show(plan, noise, cache, warm)
+        except Exception:
+            warm = None  # it may take the memory that lacked
+            raise
         finally:
-            self._give_cache(cache)
+            self._give(cache, warm)
 
-    def _show(self, plan: Plan, noise: NoiseSource, cache: ShotCache) -> Iterator[Event]:
+    def _show(self, plan: Plan, noise: NoiseSource, cache: ShotCache, warm: _Warm) -> Iterator[Event]:
         """Pixels of what is made, while the next chunk is being made."""
-        watch, pixels = Stopwatch(self.model.device, self.clock), ShotPixels(self.model, plan)
-        made, attention = self._make_shot(plan, noise, cache, watch), None
+        watch, pixels = Stopwatch(self.model.device, self.clock), warm.pixels
+        made, attention = self._make_shot(plan, noise, cache, warm, watch), None
         if self.overlap:
             made = run_ahead(made, lambda item: isinstance(item, _Clean))
         with closing(made):
             for item in made:
                 match item:
+                    case _Clean(index) if index < pixels.decoded:
+                        pass
                     case _Clean(index, latents, ready):
                         with pixels.after(ready), watch("decode"):
                             frames, kept = pixels.decode(latents)
@@ -121,10 +129,13 @@ class Engine:
         yield ShotDone(Memory((*plan.request.memory.shots, memory)), memory, watch.seconds(), attention)
 
     @torch.no_grad()
-    def _make_shot(self, plan: Plan, noise: NoiseSource, cache: ShotCache, watch: Stopwatch) -> Iterator[_Made]:
+    def _make_shot(
+        self, plan: Plan, noise: NoiseSource, cache: ShotCache, warm: _Warm, watch: Stopwatch
+    ) -> Iterator[_Made]:
         """Everything but pixels. Nothing inside a chunk waits for the device, and nothing of a chunk's size but what
         the network needs is allocated."""
         model, schedule = self.model, self.model.schedule
+        filled, warm.filled = warm.filled is not None, None
 
         with watch("text"):
             embeds = torch.stack([model.text.encode(caption) for caption in plan.captions])
@@ -138,7 +149,8 @@ class Engine:
                 model.transformer.join()
             captions = model.transformer.embed_captions(embeds.to(model.device, model.dtype))
             phases = self._phases(plan)
-            self._context_pass(plan, captions, phases, cache)
+            if not filled:
+                self._context_pass(plan, captions, phases, cache)
             shot = _ShotInProgress(captions.last(), phases, cache, self._times())
         yield Progress("context", 0, 0)
 
@@ -146,8 +158,12 @@ class Engine:
         prefix = [clean.to(model.device, model.dtype) for clean in prefix]
         for index, clean in enumerate(prefix):
             yield _Clean(index, clean, marked(model.device))
-        if prefix and (plan.prefix_chunks < plan.num_chunks or plan.request.attention):
+        if prefix and filled and plan.prefix_chunks < plan.num_chunks:
+            with watch("cache_pass"):  # that its last chunk was spared
+                self._predict(shot, prefix[-1], 0.0, plan.prefix_chunks - 1)
+        elif prefix and not filled and (plan.prefix_chunks < plan.num_chunks or plan.request.attention):
             yield from self._refill(shot, prefix, watch)
+            filled = True
 
         clean = prefix[-1] if prefix else None
         ready = None
@@ -176,6 +192,8 @@ class Engine:
             with watch("attention"):
                 shares = self._attention(shot, clean, plan.num_chunks - 1)
             yield _Looked(shares)
+        if filled or not prefix:
+            warm.filled = plan
 
     def _make_whole_shot(
         self, plan: Plan, noise: NoiseSource, embeds: torch.Tensor, watch: Stopwatch
@@ -249,7 +267,9 @@ class Engine:
 
     def _refill(self, shot: _ShotInProgress, prefix: Sequence[torch.Tensor], watch: Stopwatch) -> Iterator[Progress]:
         """Fill the local cache from the clean chunks of the shot so far, under the caption it has now: as many as it
-        holds in one pass under the chunk-wise causal mask, those beyond one by one."""
+        holds in one pass under the chunk-wise causal mask, those beyond one by one. Of these only as many as can be
+        told in what the next chunk attends to: in each layer a chunk knows of those right before it what they were a
+        layer earlier."""
         schedule = self.model.schedule
         together = prefix[: schedule.near_chunks or schedule.max_chunks]
         frames = len(together) * schedule.chunk_frames
@@ -259,7 +279,8 @@ class Engine:
         with watch("cache_pass"):
             self._call(shot, torch.cat(list(together)), 0.0, 0, shot.cache.chunk_windows(frames), mask)
         yield Progress("context", len(together) - 1, 0)
-        for index in range(len(together), len(prefix)):
+        told = len(self.model.transformer.blocks) * schedule.latest
+        for index in range(max(len(together), len(prefix) - told), len(prefix)):
             with watch("cache_pass"):
                 self._make_room(shot, index)
                 self._predict(shot, prefix[index], 0.0, index)
@@ -333,19 +354,47 @@ class Engine:
                 dtype=self.model.dtype,
             )
 
-    def _take_cache(self, latent_size: tuple[int, int]) -> ShotCache:
-        rows, columns = self.model.transformer.patch_grid(*latent_size)
+    def _take(self, plan: Plan) -> tuple[ShotCache, _Warm]:
+        """A place for the caches of a shot, and what is known of it already."""
+        rows, columns = self.model.transformer.patch_grid(*plan.latent_size)
         with self._lock:
             cache, self._idle = self._idle, None
-        if cache is not None and cache.frame_tokens == rows * columns:
-            return cache
-        del cache  # of another size: let it go before a new one is asked for
-        return self._allocate(*latent_size)
+            warm, self._warm = self._warm, None
+        known = warm.pixels.turn_to(plan) if warm else 0
+        if not known:
+            warm = None
+        if cache is None or cache.frame_tokens != rows * columns:
+            del cache  # of another size: let it go before a new one is asked for
+            cache, warm = self._allocate(*plan.latent_size), None
+        if warm is None:
+            return cache, _Warm(ShotPixels(self.model, plan))
+        if not (warm.filled and known == plan.prefix_chunks == warm.filled.num_chunks and _same(warm.filled, plan)):
+            warm.filled = None
+        return cache, warm
 
-    def _give_cache(self, cache: ShotCache) -> None:
+    def _give(self, cache: ShotCache, warm: _Warm | None) -> None:
         """Keep one for the next shot; those that simultaneous shots had besides are freed."""
         with self._lock:
-            self._idle = cache
+            self._idle, self._warm = cache, warm
+
+
+@dataclass
+class _Warm:
+    """What a shot left, as far as it came. `filled` is the plan whose chunks, all, are in the caches, the last one as
+    it was before it was clean."""
+
+    pixels: ShotPixels
+    filled: Plan | None = None
+
+
+def _same(one: Plan, other: Plan) -> bool:
+    """Do two shots have the same caption and look back at the same?"""
+    a, b = one.context_latents, other.context_latents
+    same_latents = a is b or (a is not None and b is not None and a.dtype == b.dtype and torch.equal(a, b))
+    return same_latents and all(
+        getattr(one, name) == getattr(other, name)
+        for name in ("latent_size", "captions", "context_shots", "context_captions", "rope_shot")
+    )
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 from shotstream.context import MAX_CONTEXT_FRAMES
 from shotstream.models.cache import ShotCache
 from shotstream.models.model import Model
+from shotstream.pixels import states_kept
 
 KEPT_FRAMES = 7  # of a shot, at most, that later shots may look back at
 EARLIER_CAPTIONS = MAX_CONTEXT_FRAMES  # at most one for each context frame
@@ -89,7 +90,7 @@ class Footprint:
     block: int
 
     def stages(self, low_vram: bool = False) -> dict[str, int]:
-        """What is on the device at the height of every stage."""
+        """What is on the device at the height of every stage. The frames of a shot wait elsewhere to be encoded."""
         caches, captions, state, frames = (self.kept[name] for name in ("caches", "captions", "VAE state", "frames"))
         transformer, vae, text = (self.weights[name] for name in ("transformer", "vae", "text_encoder"))
         if low_vram:  # one at a time on the card, the state only while it is decoded
@@ -97,14 +98,15 @@ class Footprint:
                 "text": transformer + self.block + caches,
                 "captions": transformer + caches,
                 "context": transformer + caches + captions,
-                "denoise": transformer + caches + captions + frames,
-                "decode": vae + caches + captions + frames,
+                "denoise": transformer + caches + captions,
+                "decode": vae + caches + captions,
                 "encode": vae + caches + captions + frames,
             }
         else:
             everything = transformer + vae + text + caches
             present = {"text": everything, "captions": everything, "context": everything + captions}
-            present |= dict.fromkeys(("denoise", "decode", "encode"), everything + captions + state + frames)
+            present |= dict.fromkeys(("denoise", "decode", "encode"), everything + captions + state)
+            present["encode"] += frames
         return {name: present[name] + self.working[name] for name in self.working}
 
     def peak(self, low_vram: bool = False) -> int:
@@ -196,7 +198,7 @@ def _rehearse(
             pictures = pictures.float() * 127.5
         picture = pictures[:1].to(dtype, copy=True)
         del pictures
-    kept["VAE state"] = live.now - before - picture.nbytes
+    kept["VAE state"] = states_kept(num_chunks) * (live.now - before - picture.nbytes)
     kept["frames"] = KEPT_FRAMES * picture.nbytes
     with stage("encode"):
         vae.encode_frames(picture)

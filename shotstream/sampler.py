@@ -55,6 +55,11 @@ class Schedule:
         return index + 1 if index < self.max_chunks else min(FAR_CHUNKS, self.max_chunks)
 
     @property
+    def latest(self) -> int:
+        """How many of the chunks right before it a chunk attends to that does not attend to all."""
+        return self.near_chunks - 2 if self.near_chunks else 1
+
+    @property
     def timesteps(self) -> torch.Tensor:
         """[len(steps)] float32: the nominal steps warped through the grid."""
         grid = torch.cat([self.sigmas * 1000.0, torch.zeros(1)])

@@ -18,6 +18,7 @@ from shotstream.engine import Engine
 from shotstream.errors import UserError
 from shotstream.events import Chunk, Event, Progress, ShotDone, ShotRequest
 from shotstream.memory import Memory
+from shotstream.models.model import Model
 from shotstream.models.random_model import save_random_model
 from shotstream.models.weights import load_model
 from shotstream.plan import plan_shot
@@ -183,6 +184,118 @@ def test_a_long_shot_costs_the_same_for_every_chunk_and_can_be_continued_anywher
     assert torch.equal(latents_of(short), latents_of(whole)[:12])  # a shot that fits is as it was
 
 
+class Counted:
+    """Calls of a model's transformer, and latent frames that its VAE decoded, since they were last asked for."""
+
+    def __init__(self, model: Model) -> None:
+        self.calls = self.latents = 0
+        self.hooks = [
+            model.transformer.head.register_forward_hook(self.called),
+            model.vae.decoder.register_forward_hook(self.decoded),
+        ]
+
+    def called(self, *_: object) -> None:
+        self.calls += 1
+
+    def decoded(self, *_: object) -> None:
+        self.latents += 1
+
+    def since(self) -> tuple[int, int]:
+        counts, self.calls, self.latents = (self.calls, self.latents), 0, 0
+        return counts
+
+
+@pytest.fixture
+def counted(random_model) -> Iterator[Counted]:
+    counted = Counted(random_model)
+    yield counted
+    for hook in counted.hooks:
+        hook.remove()
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_rolling_on_costs_the_same_however_long_the_shot_is(random_model, counted, overlap):
+    engine = Engine(random_model, overlap=overlap)
+    request = ShotRequest(CAPTIONS[2], film(engine), 11, 22)
+    whole = list(engine.shoot(request))
+    counted.since()
+    made, costs = [], []
+    for length in range(2, 23, 2):
+        prefix = torch.cat([chunk.latents for chunk in made]).clone() if made else None  # as it comes off a disk
+        rolled = list(engine.shoot(replace(request, num_chunks=length, prefix=prefix)))
+        made += chunks_of(rolled)
+        costs.append(counted.since())
+    # the pass that its last chunk was spared, four steps, a pass, four steps; the first had the context pass instead
+    assert costs == [(10, 6)] * 11
+    assert torch.equal(latents_of(made), latents_of(whole)) and np.array_equal(frames_of(made), frames_of(whole))
+    assert_same_memory(rolled[-1].memory, whole[-1].memory, atol=0, rtol=0)
+
+
+def test_steering_a_long_shot_costs_no_more_and_comes_to_what_it_would_elsewhere(random_model, counted):
+    engine = Engine(random_model, overlap=False)
+    request = ShotRequest(CAPTIONS[2], film(engine), 11, 22)
+    layers, most = len(random_model.transformer.blocks), random_model.schedule.max_chunks
+    for made, shown in ((5, 4), (9, 8), (22, 20), (22, 19)):
+        whole = latents_of(list(engine.shoot(replace(request, num_chunks=made))))
+        for _ in engine.shoot(replace(request, num_chunks=made + 2, prefix=whole)):
+            pass  # the last thing asked for, whose chunks nobody saw
+        steered = replace(request, caption=CAPTIONS[1], num_chunks=shown + 1, prefix=whole[: 3 * shown])
+        counted.since()
+        here = list(engine.shoot(steered))
+        calls, decoded = counted.since()
+        assert calls <= 1 + 1 + layers + 4 and decoded <= 3 * 4, "context, refilling, the steps; back to a known state"
+        elsewhere = list(Engine(random_model, overlap=False).shoot(steered))
+        assert counted.since() == (calls, 3 * (shown + 1)) and most < shown + 1
+        assert torch.equal(latents_of(here), latents_of(elsewhere))
+        assert np.array_equal(frames_of(here), frames_of(elsewhere))
+        assert_same_memory(here[-1].memory, elsewhere[-1].memory, atol=0, rtol=0)
+
+
+def test_what_is_warm_is_used_for_the_very_same_shot_only(random_model, counted):
+    engine = Engine(random_model, overlap=False)
+    memory = film(engine)
+    request = ShotRequest(CAPTIONS[2], memory, 11, 6)
+    prefix = latents_of(list(engine.shoot(request)))
+    other = prefix.clone()
+    other[-1, 0, 0, 0] += 1
+    changes = {
+        "another caption": {"caption": CAPTIONS[1]},
+        "other frames looked back at": {"picks": ((0, 0),) * 6},
+        "another film": {"memory": film(Engine(random_model), seed=3)},
+        "a longer film": {"memory": film(Engine(random_model), lengths=(2, 3, 1))},
+        "a number that differs": {"prefix": other},
+        "somebody else's shot between": {},
+        "the same": {},
+    }
+    for name, change in changes.items():
+        list(engine.shoot(request))
+        if name == "somebody else's shot between":
+            list(engine.shoot(ShotRequest(CAPTIONS[0], seed=7, num_chunks=1)))
+        going_on = replace(request, num_chunks=7, **({"prefix": prefix} | change))
+        counted.since()
+        here, cost = list(engine.shoot(going_on)), counted.since()
+        elsewhere = list(Engine(random_model, overlap=False).shoot(going_on))
+        assert (cost[0] < counted.since()[0]) == (name == "the same")
+        tolerance = {"atol": 2e-4 if name == "the same" else 0, "rtol": 0}
+        torch.testing.assert_close(latents_of(here), latents_of(elsewhere), **tolerance)
+        assert_same_memory(here[-1].memory, elsewhere[-1].memory, **tolerance)
+
+
+def test_a_long_shot_that_is_cut_is_remembered_without_being_decoded_again(random_model, counted):
+    engine = Engine(random_model, overlap=False)
+    request = ShotRequest(CAPTIONS[2], film(engine), 11, 16)
+    shot = engine.shoot(request)
+    made = [next(event for event in shot if isinstance(event, Chunk)) for _ in range(14)]
+    shot.close()
+    cut = replace(request, num_chunks=12, prefix=latents_of(made)[:36])
+    counted.since()
+    here = list(engine.shoot(cut))
+    assert counted.since()[1] == 0
+    elsewhere = list(Engine(random_model, overlap=False).shoot(cut))
+    assert_same_memory(here[-1].memory, elsewhere[-1].memory, atol=0, rtol=0)
+    assert np.array_equal(here[-1].shot.thumbnails, elsewhere[-1].shot.thumbnails)
+
+
 def test_chosen_context_frames_are_looked_back_at(engine):
     memory = film(engine)
     own = list(engine.shoot(ShotRequest(CAPTIONS[2], memory, 1, 1)))
@@ -290,6 +403,7 @@ def test_cancelling_anywhere_frees_everything(random_model, overlap):
         shot.close()
         assert engine._idle is cache  # the place of the caches is ready for the next shot
     del shot
+    list(engine.shoot(request))  # in the place of what the one before left
     assert tensors_alive() == before
     assert not [thread for thread in threading.enumerate() if thread.name == "run-ahead"]
 
@@ -325,12 +439,8 @@ def test_lack_of_memory_in_a_shot_is_one_sentence_and_gives_the_caches_back(rand
 def test_nothing_inside_a_chunk_waits_for_the_device(random_model_folder):
     engine = Engine(load_model(random_model_folder, device="cuda", dtype=torch.bfloat16))
     memory = film(engine, lengths=(2,))  # and everything has been used once
-    made = engine._make_shot(
-        plan_shot(ShotRequest(CAPTIONS[1], memory, 0, 3), engine.model),
-        seeded_noise(0),
-        engine._idle,
-        Stopwatch(engine.model.device),
-    )
+    plan = plan_shot(ShotRequest(CAPTIONS[1], memory, 0, 3), engine.model)
+    made = engine._make_shot(plan, seeded_noise(0), *engine._take(plan), Stopwatch(engine.model.device))
     for item in made:
         torch.cuda.set_sync_debug_mode("error" if isinstance(item, Progress) and item.stage != "text" else "default")
     torch.cuda.set_sync_debug_mode("default")
@@ -407,6 +517,12 @@ def test_the_same_story_through_a_wan_vae(tmp_path: Path):
     rest = list(engine.shoot(ShotRequest(CAPTIONS[2], memory, 0, 2, prefix=latents_of(events)[:3])))
     assert np.abs(frames_of(rest).astype(int) - frames_of(events)[9:]).max() <= 1
     assert_same_memory(rest[-1].memory, events[-1].memory, atol=1e-4, rtol=0)
+    long = list(engine.shoot(ShotRequest(CAPTIONS[2], memory, 0, 6)))
+    told = ShotRequest(CAPTIONS[1], memory, 0, 6, prefix=latents_of(long)[:15])  # from a state that was kept on the way
+    here, elsewhere = (list(maker.shoot(told)) for maker in (engine, Engine(model)))
+    assert torch.equal(latents_of(here), latents_of(elsewhere))
+    assert np.array_equal(frames_of(here), frames_of(elsewhere))
+    assert_same_memory(here[-1].memory, elsewhere[-1].memory, atol=0, rtol=0)
 
 
 def test_in_bfloat16_memory_is_bfloat16_and_a_shot_still_continues(random_model_folder):
