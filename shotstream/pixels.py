@@ -70,12 +70,15 @@ class ShotPixels:
         lengths = (model.shot_frames(chunks) for chunks in range(1, LONGEST_SHOT + 1))
         # a shot may still become longer or shorter, and is then remembered by other frames
         self._asked = frozenset[int]().union(*(stored_offsets(first, length) for length in lengths))
-        self._kept: dict[int, torch.Tensor] = {}  # [3, H, W] on the CPU: the VAE's clamped floats, not rounded to 8 bits
+        self._kept: dict[
+            int, torch.Tensor
+        ] = {}  # [3, H, W] on the CPU: the VAE's clamped floats, not rounded to 8 bits
 
     @property
     def decoded(self) -> int:
-        """How many chunks of the shot need not be decoded any more."""
-        return self._shown.chunks
+        """How many chunks of the shot, from the first on, need not be decoded: if nothing comes after those that were,
+        all of them."""
+        return self.plan.num_chunks if len(self._clean) == self.plan.num_chunks else self._shown.chunks
 
     def turn_to(self, plan: Plan) -> int:
         """Goes on with the shot of another request, forgetting all that is not in its prefix: how many of its chunks
@@ -87,6 +90,8 @@ class ShotPixels:
             known = sum(1 for _ in takewhile(lambda pair: _same(*pair), pairs))
         self.plan = plan
         del self._clean[known:]
+        shot_frames = self.model.shot_frames(known)
+        self._kept = {offset: frame for offset, frame in self._kept.items() if offset < shot_frames}
         for decoding in {self._shown, self._seen}:
             decoding.back_to(known)
         return known
@@ -116,10 +121,11 @@ class ShotPixels:
 
     def remember(self) -> ShotMemory:
         model, request = self.model, self.plan.request
-        for clean in self._clean[self._seen.chunks :]:
-            self._keep(self._seen.step(clean.to(model.device)))
         num_frames = model.shot_frames(self.plan.num_chunks)
         offsets = stored_offsets(request.memory.num_frames, num_frames)
+        if not self._kept.keys() >= set(offsets):  # what was shown was a preview
+            for clean in self._clean[self._seen.chunks :]:
+                self._keep(self._seen.step(clean.to(model.device)))
         frames = torch.stack([self._kept[offset] for offset in offsets]).to(model.device)
         latents = model.vae.encode_frames(frames).to(model.dtype).cpu()
         thumbnails = np.stack([thumbnail(frame) for frame in frames])

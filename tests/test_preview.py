@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,25 @@ def test_a_film_looks_otherwise_and_is_remembered_the_same(folder: Path, model: 
         if isinstance(one, Chunk):
             assert one.frames.shape == other.frames.shape and not np.array_equal(one.frames, other.frames)
         assert torch.equal(one.latents, other.latents), "also in shot 2, which looks back at shot 1"
+
+
+def test_a_shot_that_goes_on_is_decoded_once_by_either_decoder(folder: Path, weights: Path):
+    shown = load_model(folder, preview=str(weights))
+    request, made = ShotRequest("A fox runs.shot0:", num_chunks=6), []
+    decoded = []
+    shown.vae.module.decoder.conv_in.register_forward_hook(lambda *_: decoded.append(1))
+    engine = Engine(shown, overlap=False)
+    for length in (2, 5, 6):
+        prefix = torch.cat([chunk.latents for chunk in made]) if made else None
+        *events, done = engine.shoot(replace(request, num_chunks=length, prefix=prefix))
+        made += [event for event in events if isinstance(event, Chunk)]
+    assert len(decoded) == 3 * 6
+    steered = replace(request, caption="A fox sleeps.shot0:", prefix=prefix[:12])
+    for told, here in ((steered, [*engine.shoot(steered)]), (request, [*made, done])):
+        elsewhere = [*Engine(shown, overlap=False).shoot(told)]
+        pictures = [[event.frames for event in events if isinstance(event, Chunk)] for events in (here, elsewhere)]
+        assert np.array_equal(*map(np.concatenate, pictures))
+        assert torch.equal(here[-1].shot.latents, elsewhere[-1].shot.latents)
 
 
 def test_what_cannot_be_a_preview_is_told_in_a_sentence(model: Model, weights: Path, tmp_path: Path, capsys):
