@@ -1,9 +1,9 @@
 """One request in, one shot out: the only place that knows the order of model calls.
 
-What a shot needs comes in its `ShotRequest`, what is worth keeping leaves in `ShotDone`. The memory for the caches stays,
-to be overwritten, and what the latest shot left in it stays warm until another is begun: a request that goes on with
-the very same chunks is spared their making, and comes to the same without. Knows no files, no screens, and neither
-which model it drives.
+What a shot needs comes in its `ShotRequest`, what is worth keeping leaves in `ShotDone`. The memory for the caches is
+kept to be overwritten, and until another shot is begun what the latest one left is warm: a request that goes on with
+the very same chunks is spared decoding and caching them once more, and any other engine comes to the same without.
+Knows no files, no screens, and neither which model it drives.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class Decoding:
 
 
 class ShotPixels:
-    """Decodes a shot as it comes and keeps the few frames that later shots may look back at. What it has stays, for a
+    """Decodes a shot as it comes and keeps the frames that later shots may look back at. What it has stays, for a
     request that goes on with the same chunks."""
 
     def __init__(self, model: Model, plan: Plan) -> None:
@@ -70,9 +70,7 @@ class ShotPixels:
         lengths = (model.shot_frames(chunks) for chunks in range(1, LONGEST_SHOT + 1))
         # a shot may still become longer or shorter, and is then remembered by other frames
         self._asked = frozenset[int]().union(*(stored_offsets(first, length) for length in lengths))
-        self._kept: dict[
-            int, torch.Tensor
-        ] = {}  # [3, H, W] on the CPU: the VAE's clamped floats, not rounded to 8 bits
+        self._kept: dict[int, torch.Tensor] = {}  # [3, H, W] on the CPU: the VAE's clamped floats, not rounded
 
     @property
     def decoded(self) -> int:
