@@ -23,7 +23,7 @@ from shotstream.note import Steer
 from shotstream.plan import LONGEST_SHOT
 from shotstream.queueing import MAX_WAITING
 from shotstream.reel import Reel
-from shotstream.saving import read_session
+from shotstream.saving import check_model, read_session
 from shotstream.screening import Screening
 from shotstream.story import clean_prompt
 from shotstream.takes import BEGINNING, Take, newest_future
@@ -171,10 +171,15 @@ class Director(Screening, Exporting):
     def resume(self, path: Path) -> str:
         """Goes on with what `save` wrote, without its footage, in the place of all that there is; the story's caption.
 
-        Raises UserError for any other file; then nothing is changed.
+        Raises UserError for any other file, for one of another model, and before there is a model; then nothing is
+        changed.
         """
+        model = self._backend.model
+        if model is None:
+            raise UserError("The model is still loading: open the session in a moment.")
         memory, text = read_file(path)
         session = read_session(text, memory)
+        check_model(session, memory, model)
         with self._changing():
             self._drop_unshown()
             self._forget()

@@ -65,6 +65,7 @@ class Exporting(Queueing):
                 numbered(self._pinned, closed),
                 numbered(self._dropped, closed),
                 self._size,
+                self._backend.model.name if self._backend.model else "",
             )
             memory = remembered(self._head)
         memory.save(path, session_text(session))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shotstream.context import DIRECTED, Pick
 from shotstream.errors import UserError
@@ -16,7 +16,10 @@ from shotstream.memory import Memory
 from shotstream.plan import LONGEST_SHOT
 from shotstream.story import clean_prompt
 
-MAX_SEED, MAX_KEY, MAX_LIST, MAX_SIDE = 2**62, 1_000_000, 1000, 10_000
+if TYPE_CHECKING:
+    from shotstream.backends.backend import ModelFacts
+
+MAX_SEED, MAX_KEY, MAX_LIST, MAX_SIDE, MAX_NAME = 2**62, 1_000_000, 1000, 10_000, 500
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class SavedSession:
     pinned: tuple[Pick, ...] = ()
     dropped: tuple[Pick, ...] = ()
     size: tuple[int, int] | None = None  # width, height of the pictures; None the model's own
+    model: str = ""  # its name, if that is known
 
 
 def session_text(session: SavedSession) -> str:
@@ -63,6 +67,7 @@ def read_session(text: str, memory: Memory) -> SavedSession:
             pinned=_frames(told["pinned"], memory),
             dropped=_frames(told["dropped"], memory),
             size=_size(told.get("size")),
+            model=_text(told.get("model", "")),
         )
         keys = [shot.key for shot in (*session.takes, *session.waiting)]
         sound = len(session.takes) == len(memory.shots) and len(set(keys)) == len(keys)
@@ -71,6 +76,29 @@ def read_session(text: str, memory: Memory) -> SavedSession:
     except (ValueError, KeyError, TypeError, RecursionError, UserError) as error:
         raise UserError("This memory file holds no session that can be gone on with.") from error
     return session
+
+
+def check_model(session: SavedSession, memory: Memory, model: ModelFacts) -> None:
+    """Raises `UserError` for a session that `model` cannot go on with."""
+    if session.model and _plain(session.model) != _plain(model.name):
+        raise UserError(f"This session was made with {session.model}, not with {model.name}: open it where that plays.")
+    if session.size and session.size not in model.shapes.values():
+        raise UserError(f"This session has pictures of {_sides(session.size)}, which {model.name} does not make.")
+    fitting = model.latent_shape(*(session.size or (model.width, model.height)))
+    for found in {tuple(shot.latents.shape[1:]) for shot in memory.shots} - {fitting}:
+        raise UserError(
+            f"This session was made with another model or picture size than {model.name}'s: its latents are "
+            f"{_sides(found)}, not {_sides(fitting)}."
+        )
+
+
+def _plain(name: str) -> str:
+    """A model's name without how it runs, such as "(preview)": it remembers the same."""
+    return name.split(" (")[0]
+
+
+def _sides(sides: tuple[int, ...]) -> str:
+    return "x".join(map(str, sides))
 
 
 def _shots(value: Any) -> tuple[SavedShot, ...]:
@@ -99,11 +127,17 @@ def _frames(value: Any, memory: Memory) -> tuple[Pick, ...]:
 
 
 def _size(value: Any) -> tuple[int, int] | None:
-    """Whether a model can make it, and whether the memory has it, is seen when a shot is asked for."""
+    """Whether a model can make it, and whether the memory has it, is for `check_model` to say."""
     if value is None:
         return None
     width, height = (_whole(side, 1, MAX_SIDE) for side in _list(value))
     return width, height
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > MAX_NAME or not value.isprintable():
+        raise ValueError("not a name")
+    return value
 
 
 def _list(value: Any) -> list:

@@ -11,12 +11,14 @@ import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import torch
+from complaints import refusal
 
 from shotstream.backends.in_process import InProcessBackend
 from shotstream.backends.turns import Turns
@@ -24,7 +26,7 @@ from shotstream.director import MAX_WAITING, Director
 from shotstream.errors import UserError
 from shotstream.events import Event, ShotRequest
 from shotstream.film import shoot_film
-from shotstream.memory import ShotMemory, read_file
+from shotstream.memory import Memory, ShotMemory, read_file
 from shotstream.models.random_model import save_random_model
 from shotstream.models.weights import load_model
 from shotstream.provenance import read_note
@@ -63,6 +65,10 @@ class Recorder:
     @property
     def model_name(self) -> str:
         return self.backend.model_name
+
+    @property
+    def model(self):
+        return self.backend.model
 
     def cast(self, picture: np.ndarray, caption: str) -> ShotMemory:
         return self.backend.cast(picture, caption)
@@ -843,6 +849,7 @@ HOSTILE = {
     "a frame that there is not": {"pinned": [[0, 1]]},
     "a shot that there is not": {"dropped": [[7, 0]]},
     "a blank caption": {"waiting": [{"key": 2, "caption": " "}]},
+    "a name of several lines": {"model": "toy\nworld"},
     "a length that cannot be": {"waiting": [{"key": 2, "num_chunks": 10**9}]},
     "more than is known": {"waiting": [{"key": 2, "picture": "x"}]},
 }
@@ -867,6 +874,40 @@ def test_a_hostile_session_changes_nothing(director: Director, tmp_path: Path, c
     assert director.view() == before
     director.resume(tmp_path / "film.memory")  # the honest one is taken
     assert [take.caption for take in director.view().takes] == ["One."]
+
+
+def foreign(memory: Memory, session: dict, what: str) -> tuple[Memory, dict]:
+    """The session as another model would have made it."""
+    if what == "another model":
+        return memory, session | {"model": "ShotStream"}
+    if what == "no such shape":
+        return memory, session | {"size": [64, 64]}
+    channels, height, width = {"the published model": (16, 60, 104), "other channels": (8, 8, 12)}.get(what, (4, 12, 8))
+    shots = [replace(shot, latents=torch.zeros(len(shot.offsets), channels, height, width)) for shot in memory.shots]
+    return Memory(tuple(shots)), session | {"model": ""}
+
+
+@pytest.mark.parametrize(
+    "what, told",
+    [
+        ("another model", "was made with ShotStream, not with random"),
+        ("no such shape", "64x64"),
+        ("the published model", "16x60x104"),
+        ("other channels", "8x8x12"),
+        ("turned", "4x12x8"),
+    ],
+)
+def test_a_session_of_another_model_changes_nothing(director: Director, tmp_path: Path, what: str, told: str):
+    shoot(director, "One.")
+    director.save(tmp_path / "film.memory")
+    memory, text = read_file(tmp_path / "film.memory")
+    memory, session = foreign(memory, json.loads(text), what)
+    memory.save(tmp_path / "foreign.memory", json.dumps(session))
+    before = director.view()
+    assert told in refusal(director.resume, tmp_path / "foreign.memory")
+    assert director.view() == before
+    shoot(director, "Two.")
+    assert director.view().message is None
 
 
 # Everything at once

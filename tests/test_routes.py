@@ -28,6 +28,8 @@ STORY = {"global_caption": "A red ball.", "shot1": "It jumps.", "shot2": "It wai
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     folder = save_random_model(tmp_path_factory.mktemp("model"), vae="PixelAutoencoder")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"shapes": {"portrait": [32, 48]}}))
     backend = InProcessBackend(lambda: load_model(folder))
     backend.start()
     backend.wait()

@@ -23,13 +23,19 @@ if TYPE_CHECKING:  # a page is up before torch is there
 
 
 class Camera(Protocol):
-    """What a director needs. `fps` and `model_name` need only be known once a shot was made."""
+    """What a director needs. `fps` and `model_name` need only be known once a shot was made, `model` only once it is
+    loaded."""
 
     @property
     def fps(self) -> int: ...
 
     @property
     def model_name(self) -> str: ...
+
+    @property
+    def model(self) -> ModelFacts | None:
+        """What the model is, once it is known."""
+        ...
 
     def shoot(self, request: ShotRequest) -> Iterator[Event]:
         """Makes one shot: signs of life (`Progress`, at least one per denoising step, and several a second while it
@@ -62,11 +68,6 @@ class Backend(Camera, Protocol):
         """Waits until `ready`; raises the failure. False if `timeout` seconds passed."""
         ...
 
-    @property
-    def model(self) -> ModelFacts | None:
-        """What the model is, once it is known."""
-        ...
-
 
 class ModelFacts(Protocol):
     """What the page and the director may know of a model, wherever its weights lie; a loaded `Model` is one.
@@ -90,3 +91,7 @@ class ModelFacts(Protocol):
 
     @property
     def default_chunks(self) -> int: ...
+
+    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        """(C, h, w) of the latents of a picture of so many pixels."""
+        ...

@@ -32,6 +32,8 @@ class ModelFacts:
     prompting: Prompting
     tokenizer: PreTrainedTokenizerBase
     text_len: int
+    latent_channels: int
+    spatial_factor: int
 
     @property
     def max_chunks(self) -> int:
@@ -42,6 +44,10 @@ class ModelFacts:
     def default_chunks(self) -> int:
         """The length of a shot when nobody asks for one."""
         return self.schedule.default_chunks
+
+    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        """(C, h, w) of the latents of a picture of so many pixels."""
+        return self.latent_channels, height // self.spatial_factor, width // self.spatial_factor
 
     @cached_property
     def text(self) -> TextEncoder:
@@ -63,4 +69,6 @@ def facts_of(model: Model) -> ModelFacts:
         prompting=model.prompting,
         tokenizer=model.text.tokenizer,
         text_len=model.text.text_len,
+        latent_channels=model.vae.latent_channels,
+        spatial_factor=model.vae.spatial_factor,
     )

@@ -52,6 +52,10 @@ class Model:
         """The length of a shot when nobody asks for one."""
         return self.schedule.default_chunks
 
+    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        """(C, h, w) of the latents of a picture of so many pixels."""
+        return self.vae.latent_channels, height // self.vae.spatial_factor, width // self.vae.spatial_factor
+
     def shot_frames(self, num_chunks: int) -> int:
         """Pixel frames of a shot of `num_chunks` chunks."""
         return 1 + (num_chunks * self.schedule.chunk_frames - 1) * self.vae.temporal_factor

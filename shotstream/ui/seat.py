@@ -22,6 +22,7 @@ from shotstream.logs import number, tell, words
 if TYPE_CHECKING:
     import numpy as np
 
+    from shotstream.backends.backend import ModelFacts
     from shotstream.memory import ShotMemory
 
 UNSEEN = 120.0  # seconds that a session is looked at by somebody of whom nothing but one request was heard
@@ -82,6 +83,10 @@ class Seat:
     @property
     def model_name(self) -> str:
         return self._camera.model_name
+
+    @property
+    def model(self) -> ModelFacts | None:
+        return self._camera.model
 
     def foresee(self, caption: str) -> None:
         """See `shooting.Foreseeing`."""
