@@ -16,6 +16,7 @@ import numpy as np
 from shotstream.errors import UserError
 
 MAX_CONTEXT_FRAMES = 6
+MAX_PINS = MAX_CONTEXT_FRAMES - 1  # one is left to the policy
 
 Pick = tuple[int, int]
 """A shot, and the number of a frame inside it."""
@@ -118,17 +119,31 @@ def look_back(
 ) -> tuple[Pick, ...]:
     """The six context frames of the next shot, each one that was kept, in story order.
 
-    `pinned` frames (at most five) are always among them, `dropped` ones never; both name kept frames. Raises
+    `pinned` frames (the first `MAX_PINS`) are always among them, each in the place of the frame nearest to it that a
+    `DIRECTED` policy takes from the same shot, if it takes one; `dropped` ones never. Both name kept frames. Raises
     `UserError` if nothing is left to look back at.
     """
     kept = [tuple(o for o in shot.offsets if (number, o) not in dropped) for number, shot in enumerate(shots)]
     usable = [number for number, offsets in enumerate(kept) if offsets]
     if not usable:
         raise UserError("Every frame that the next shot could look back at was dropped: keep at least one.")
-    fixed = [pick for pick in pinned if pick not in dropped][: MAX_CONTEXT_FRAMES - 1]
-    chosen = CONTEXT_POLICIES[policy]([shots[n] for n in usable], caption, MAX_CONTEXT_FRAMES - len(fixed))
-    picks = [(usable[shot], nearest(kept[usable[shot]], frame)) for shot, frame in chosen]
-    return tuple(sorted([*fixed, *picks]))
+    fixed = [pick for pick in dict.fromkeys(pinned) if pick not in dropped][:MAX_PINS]
+    for count in range(MAX_CONTEXT_FRAMES, 0, -1):  # as many of the policy's as leave room for the pins
+        chosen = CONTEXT_POLICIES[policy]([shots[n] for n in usable], caption, count)
+        picks = [(usable[shot], nearest(kept[usable[shot]], frame)) for shot, frame in chosen]
+        picks = _replaced(picks, fixed)
+        if len(picks) <= MAX_CONTEXT_FRAMES:
+            break
+    return tuple(sorted(picks))
+
+
+def _replaced(picks: Sequence[Pick], pinned: Sequence[Pick]) -> list[Pick]:
+    """The picks with all pins among them, each instead of the nearest of its shot, or besides if that has none left."""
+    rest = list(picks)
+    for pin in sorted(pinned, key=lambda pin: pin not in picks):  # those that are there stay where they are
+        if same := [pick for pick in rest if pick[0] == pin[0]]:
+            rest.remove(min(same, key=lambda pick: abs(pick[1] - pin[1])))
+    return [*pinned, *rest]
 
 
 def nearest(offsets: Sequence[int], frame: int) -> int:

@@ -187,7 +187,9 @@ class Director(Screening, Exporting):
             self._size = session.size
             for take in resumed(session, memory):
                 self._takes[take.key] = self._head = take
-            self._pinned |= {(session.takes[shot].key, frame) for shot, frame in session.pinned}
+            for shot, frame in session.pinned:
+                if self._can_pin(mark := (session.takes[shot].key, frame)):
+                    self._pinned.add(mark)
             self._dropped |= {(session.takes[shot].key, frame) for shot, frame in session.dropped}
             self._waiting += [prompt_of(shot) for shot in session.waiting][:MAX_WAITING]
         shots = (*session.takes, *session.waiting)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from shotstream.backends.backend import Camera
 from shotstream.can import Can
-from shotstream.context import DIRECTED, Pick, look_back, nearest
+from shotstream.context import DIRECTED, MAX_CONTEXT_FRAMES, MAX_PINS, Pick, look_back, nearest
 from shotstream.errors import UserError
 from shotstream.keeping import numbered
 from shotstream.memory import Memory
@@ -40,23 +40,46 @@ class Remembering(Can):
             self._policy = policy
 
     def pin(self, key: int, frame: int, on: bool = True) -> None:
-        """From now on every shot of the films with this take looks back at this frame of it."""
-        self._mark(self._pinned, key, frame, on)
+        """From now on every shot of the films with this take looks back at this frame of it. Raises UserError if so
+        many frames of such a film are pinned already that no shot can look back at one more."""
+        with self._changing():
+            mark = self._kept_frame(key, frame)
+            if on and not self._can_pin(mark):
+                raise UserError(
+                    f"A shot looks back at {MAX_CONTEXT_FRAMES} pictures, of which {MAX_PINS} can be pinned: unpin one "
+                    "of this film first."
+                )
+            self._pinned -= {mark}
+            if on:
+                self._pinned.add(mark)
+                self._dropped.discard(mark)
 
     def drop(self, key: int, frame: int, on: bool = True) -> None:
-        """From now on no shot looks back at this frame. Raises UserError if it is the last one."""
-        self._mark(self._dropped, key, frame, on)
-
-    def _mark(self, marked: set[Pick], key: int, frame: int, on: bool) -> None:
+        """From now on no shot looks back at this frame, pinned or not. Raises UserError if it is the last one."""
         with self._changing():
-            take = self._find(key)
-            if take.memory is None or frame not in take.memory.shots[-1].offsets:
-                raise UserError("The film does not remember this frame.")
-            marked -= {(key, frame)}
-            marked |= {(key, frame)} if on else set()
-            if all((t.key, o) in self._dropped for t in self._film() if t.memory for o in t.memory.shots[-1].offsets):
-                marked.discard((key, frame))
+            mark = self._kept_frame(key, frame)
+            kept = {(t.key, o) for t in self._film() if t.memory for o in t.memory.shots[-1].offsets}
+            if on and mark in kept and kept <= self._dropped | {mark}:
                 raise UserError("This is the last frame that the next shot can look back at: keep it.")
+            self._dropped -= {mark}
+            if on:
+                self._dropped.add(mark)
+                self._pinned.discard(mark)
+
+    def _kept_frame(self, key: int, frame: int) -> Pick:
+        """The mark of a frame that is remembered. Raises UserError."""
+        take = self._find(key)
+        if take.memory is None or frame not in take.memory.shots[-1].offsets:
+            raise UserError("The film does not remember this frame.")
+        return key, frame
+
+    def _can_pin(self, mark: Pick) -> bool:
+        """Is there room for this pin in every film that its take is in?"""
+        for take in self._takes.values():
+            film = {shot.key for shot in path_to(take)}
+            if mark[0] in film and len({mark} | {pin for pin in self._pinned if pin[0] in film}) > MAX_PINS:
+                return False
+        return True
 
     def weigh_attention(self, on: bool) -> None:
         """Whether shots tell how much attention the frames that they looked back at got."""

@@ -117,6 +117,8 @@ def test_pinned_frames_stay_and_dropped_ones_do_not_come():
     shots = film([33] * 9)
     picks = look_back(shots, pinned=[(0, 0), (1, 32)])
     assert picks[:2] == ((0, 0), (1, 32)) and [number for number, _ in picks[2:]] == [5, 6, 7, 8]
+    anchored = look_back(shots, policy="anchor", pinned=[(2, 16)])
+    assert [number for number, _ in anchored] == [0, 2, 5, 6, 7, 8]
     gone = {(8, offset) for offset in shots[8].offsets}
     assert [number for number, _ in look_back(shots, dropped=gone)] == [2, 3, 4, 5, 6, 7]
     usual = look_back(shots[:1])
@@ -128,11 +130,24 @@ def test_pinned_frames_stay_and_dropped_ones_do_not_come():
     assert len(look_back(shots, pinned=everything)) == 6
 
 
+def test_a_pin_takes_the_place_of_the_picture_nearest_to_it():
+    shots = film([33] * 6)
+    usual = look_back(shots)
+    assert look_back(shots, pinned=[usual[2]]) == usual
+    assert look_back(shots, pinned=[(2, 32)]) == (*usual[:2], (2, 32), *usual[3:])
+    pinned = [(2, 32), (2, 16)]  # one more than the policy takes of this shot: the earliest makes room
+    assert look_back(shots, pinned=pinned) == (usual[1], (2, 16), (2, 32), *usual[3:])
+    (first, second), alone = shots[0].offsets[:2], look_back(shots[:1])
+    assert look_back(shots[:1], pinned=[(0, first), (0, second)]) == alone
+    assert look_back(film([1]), pinned=[(0, 0)]) == ((0, 0),) * 6
+
+
 @pytest.mark.parametrize("policy", ["recent", "anchor", "retrieval"])
 @pytest.mark.parametrize("count", [1, 2, 5, 7, 12])
 def test_every_policy_gives_six_kept_frames_in_story_order(policy: str, count: int):
     shots = film([9, 33, 81, 21][:count] + [33] * (count - 4))
-    for pinned in ([], [(0, 0)], [(0, 0)] * 5):
+    every = [(number, offset) for number, seen in enumerate(shots) for offset in seen.offsets]
+    for pinned in ([], [(0, 0)], [(0, 0)] * 5, every[:5], every[1::3][:5], every[-5:]):
         picks = look_back(shots, "A fox.", policy, pinned)
-        assert len(picks) == 6 and list(picks) == sorted(picks)
+        assert len(picks) == 6 and list(picks) == sorted(picks) and set(pinned) <= set(picks)
         assert all(frame in shots[number].offsets for number, frame in picks)

@@ -696,6 +696,20 @@ def test_frames_can_be_pinned_and_dropped(director: Director, recorder: Recorder
     director.pin(keys[0], 0, on=False)
     director.drop(keys[6], 0, on=False)
     assert not any(f.pinned or f.dropped for f in director.view().frames)
+    director.pin(keys[2], director.memory.shots[2].offsets[-1])  # in the place of what is looked back at of its shot
+    for key in keys[3:7]:
+        director.pin(key, 0)
+    assert "unpin one" in refusal(director.pin, keys[0], 0)
+    assert sum(f.pinned for f in director.view().frames) == 5
+    assert [f.number for f in director.view().frames if f.next] == [3, 4, 5, 6, 7, 8]
+    director.drop(keys[3], 0)  # is not pinned any more: there is room for another
+    director.pin(keys[0], 0)
+    assert "unpin one" in refusal(director.pin, keys[3], 0)
+    director.drop(keys[3], 0, on=False)
+    for key in (keys[0], *keys[4:7]):
+        director.pin(key, 0, on=False)
+    director.pin(keys[2], director.memory.shots[2].offsets[-1], on=False)
+    assert not any(f.pinned or f.dropped for f in director.view().frames)
     picture = director.remembered_frame(keys[0], 0)
     assert picture.shape == (32, 48, 3) and director.remembered_frame(keys[0], 1) is None
     for key, frame in ((keys[0], 1), (99, 0)):
