@@ -21,7 +21,7 @@ from shotstream.keeping import prompt_of, resumed
 from shotstream.memory import read_file
 from shotstream.note import Steer
 from shotstream.plan import LONGEST_SHOT
-from shotstream.queueing import MAX_WAITING
+from shotstream.queueing import MAX_WAITING, checked
 from shotstream.reel import Reel
 from shotstream.saving import check_model, read_session
 from shotstream.screening import Screening
@@ -47,6 +47,19 @@ class Director(Screening, Exporting):
             self._waiting[:0] = self._drop_unshown(keep_first=True)
             if self._head:
                 self._head.ended, self._head.broken = True, None
+
+    def cut_to(self, global_caption: str, caption: str, num_chunks: int | None = None, dissolve: bool = False) -> int:
+        """Cuts to a shot that comes before all that waits; its key. Raises UserError, as `queue_shot` does; if there is
+        only no room for it in the queue, the running shot ends all the same."""
+        shot = checked(global_caption, caption, num_chunks, dissolve)
+        with self._changing():
+            try:
+                self._check_room()
+            except UserError as error:
+                raise UserError(f"The shot was cut, and what was to come next is not queued: {error}") from error
+            finally:
+                self.cut()
+            return self._put(replace(shot, key=self._new_key()), 0)
 
     def steer(self, caption: str) -> None:
         """Tells the running shot, or the last one, something else from the next chunk on, and gives it time for that.

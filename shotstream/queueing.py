@@ -44,11 +44,9 @@ class Queueing(Remembering):
     ) -> int:
         """Puts a shot at the end of the queue; its key. Raises UserError for a prompt or a queue that is too long, a
         blank prompt, or a length that no shot can have."""
-        if num_chunks is not None and not 1 <= num_chunks <= LONGEST_SHOT:
-            raise UserError(f"A shot has 1 to {LONGEST_SHOT} chunks, not {num_chunks}.")
-        story, words = _clean(global_caption, caption)
+        shot = checked(global_caption, caption, num_chunks, dissolve)
         with self._changing():
-            return self._queue(Prompt(self._new_key(), story, words, num_chunks, dissolve))
+            return self._queue(replace(shot, key=self._new_key()))
 
     def cast(self, global_caption: str, caption: str, picture: np.ndarray) -> int:
         """Puts a picture [H, W, 3] uint8 into the film as what the camera already saw, when its turn comes; its key."""
@@ -57,13 +55,20 @@ class Queueing(Remembering):
             return self._queue(Prompt(self._new_key(), story, words, picture=picture))
 
     def _queue(self, prompt: Prompt) -> int:
+        self._check_room()
+        return self._put(prompt, len(self._waiting))
+
+    def _check_room(self) -> None:
+        """Raises UserError if no shot more may wait."""
         if len(self._waiting) >= MAX_WAITING:
             raise UserError(f"{MAX_WAITING} shots are waiting already: let some of them play first.")
         if sum(take.seconds for take in self._film()) >= MAX_FILM_SECONDS:
             raise UserError(f"This film is {MAX_FILM_SECONDS // 60} minutes long: download it and start a new one.")
         self._check_takes()
-        number = sum(not take.lost for take in self._film()) + len(self._waiting)
-        self._waiting.append(prompt)
+
+    def _put(self, prompt: Prompt, place: int) -> int:
+        number = sum(not take.lost for take in self._film()) + place
+        self._waiting.insert(place, prompt)
         self._held, self.message = False, None
         self._foresee(prompt, number)
         return prompt.key
@@ -190,6 +195,13 @@ class Queueing(Remembering):
         if not take.footage:
             self._remove(take)
             self._waiting.insert(0, replace(take.prompt, after=None))  # the film ends where it would go on
+
+
+def checked(global_caption: str, caption: str, num_chunks: int | None, dissolve: bool) -> Prompt:
+    """A prompt that has no key yet."""
+    if num_chunks is not None and not 1 <= num_chunks <= LONGEST_SHOT:
+        raise UserError(f"A shot has 1 to {LONGEST_SHOT} chunks, not {num_chunks}.")
+    return Prompt(BEGINNING, *_clean(global_caption, caption), num_chunks, dissolve)
 
 
 def _clean(global_caption: str, caption: str) -> tuple[str, str]:

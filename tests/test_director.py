@@ -450,6 +450,35 @@ def test_a_cut_ends_the_shot_and_the_next_prompt_comes(director: Director):
     assert [shot.num_frames for shot in director.memory.shots] == [FIRST, FIRST + 2 * LATER]
 
 
+def test_a_cut_to_something_comes_before_all_that_waits(director: Director, recorder: Recorder):
+    director.queue_shot(STORY, "One.")
+    director.shoot_next()
+    director.next_segment()
+    director.queue_shot(STORY, "Two.")
+    director.shoot_next()  # is ready, and nobody saw it
+    director.queue_shot(STORY, "Three.")
+    director.cut_to(STORY, "Now.", 2, dissolve=True)
+    assert [shot.caption for shot in director.view().waiting] == ["Now.", "Two.", "Three."]
+    work(director)
+    view = director.view()
+    assert [take.caption for take in view.takes] == ["One.", "Now.", "Two.", "Three."]
+    assert [shot.num_frames for shot in director.memory.shots][:2] == [FIRST, FIRST + LATER] and view.takes[1].dissolve
+
+    at_chunk(director, 1, lambda: (director.next_segment(), [director.queue_shot(STORY, "x") for _ in range(20)]))
+    director.queue_shot(STORY, "Five.")
+    director.shoot_next()
+    with pytest.raises(UserError, match="The shot was cut, .* 20 shots are waiting"):
+        director.cut_to(STORY, "Never.")
+    assert director.view().takes[-1].seconds == pytest.approx(FIRST / recorder.fps)
+    assert len(director.view().waiting) == MAX_WAITING
+    for words, length in ((" ", None), ("Now.", 81)):  # nothing is cut to what cannot be
+        director.remove(director.view().waiting[0].key)
+        before = director.view()
+        with pytest.raises(UserError):
+            director.cut_to(STORY, words, length)
+        assert director.view() == before
+
+
 def test_a_cut_while_the_next_shot_is_ready_makes_that_one_again(director: Director, recorder: Recorder):
     """It remembered the whole of a shot that now is shorter."""
     director.queue_shot(STORY, "One.")
@@ -946,6 +975,7 @@ def actions(director: Director, number: int, rng: random.Random) -> dict[str, Ca
         "remove": lambda: director.remove(waiting),
         "retry": director.retry,
         "cut": director.cut,
+        "cut to": lambda: director.cut_to(story, words, rng.choice((None, 1, 2)), rng.random() < 0.3),
         "steer": lambda: director.steer(words),
         "roll": lambda: director.keep_rolling(rng.random() < 0.3),
         "stop": director.stop,

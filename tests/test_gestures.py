@@ -44,7 +44,7 @@ def test_what_is_no_gesture_is_refused(body: bytes):
 @pytest.mark.parametrize("name", sorted(GESTURES))
 @pytest.mark.parametrize("value", [None, "x", 99, -1, 1.5, True, [], {}, 10**30])
 def test_fields_of_any_kind_are_done_or_refused_in_one_sentence(director: Director, name: str, value: object):
-    fields = dict.fromkeys(("key", "place", "frame", "on", "caption", "story", "policy"), value)
+    fields = dict.fromkeys(("key", "place", "frame", "on", "caption", "story", "policy", "chunks", "dissolve"), value)
     gesture = read_gesture(json.dumps({"do": name, **fields}).encode())
     try:
         perform(director, gesture)
@@ -67,6 +67,13 @@ def test_buttons_reach_the_film_of_their_own_tab(backend: InProcessBackend):
         answer = press("mine", do="retake", key=99)
         assert answer.status_code == 409 and answer.text == mine.notice == "This take is gone."
         assert press("nobody", do="cut").status_code == 404
+        words = {"story": "A red ball.", "caption": "It jumps."}
+        assert press("mine", do="cut to", **words, chunks=99, dissolve=True).status_code == 409
+        assert press("mine", do="cut to", **words, chunks=1, dissolve=True).status_code == 204
+        with mine.director._condition:
+            assert mine.director._condition.wait_for(lambda: mine.director.memory.shots, 60)
+        (take,), take_prompt = mine.director.view().takes, mine.director._head.prompt
+        assert (take.caption, take.dissolve, take_prompt.num_chunks) == ("It jumps.", True, 1)
         assert client.post("/direct/mine", content=b"?").status_code == 409
         assert client.get("/direct/mine").status_code == 405
         assert client.get("/take/mine/99").status_code == 409

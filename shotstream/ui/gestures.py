@@ -31,9 +31,14 @@ def _text(fields: Mapping[str, Any], name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
+def _length(fields: Mapping[str, Any]) -> int | None:
+    """Chunks; 0 or nothing is the model's usual length."""
+    return _number(fields, "chunks") or None if fields.get("chunks") is not None else None
+
+
 def _cut_to(director: Director, fields: Mapping[str, Any]) -> None:
-    director.queue_shot(_text(fields, "story"), _text(fields, "caption"))
-    director.cut()
+    story, caption = _text(fields, "story"), _text(fields, "caption")
+    director.cut_to(story, caption, _length(fields), fields.get("dissolve") is True)
 
 
 GESTURES: Mapping[str, Callable[[Director, Mapping[str, Any]], object]] = {

@@ -37,7 +37,9 @@
     if (!caption) return box().focus(), box().setAttribute("placeholder", EMPTY_BOX);
     ask();
     write("");
-    send({ do: name, story: story(), caption }, caption);
+    const dissolve = document.querySelector("#dissolve input").checked;
+    const chunks = parseInt(document.querySelector("#length input").value) || 0; // of "3 chunks", or the usual length
+    send({ do: name, story: story(), caption, chunks, dissolve }, caption);
   }
 
   // One sheet for all that needs more than a click: it lies outside of what the server draws anew.

@@ -176,7 +176,7 @@ class Page:
             taken.success(None, refused, None, js=GIVE_BACK, **AT_ONCE)
             taken.failure(None, None, None, js=FAILED, **AT_ONCE)
             for button in calls:
-                button.click(self.on_call, [story, button], None, **AT_ONCE)
+                button.click(self.on_call, [story, button, length, dissolve], None, **AT_ONCE)
             for button, example in zip(buttons, stories.values(), strict=True):
                 button.click(self.play(example), None, story, **AT_ONCE)
             stop.click(self.on_stop, None, None, **AT_ONCE)
@@ -242,9 +242,9 @@ class Page:
         """Queues the next shot and returns nothing, or says what is wrong with it and gives it back."""
         return "" if self._direct(story, next_shot, request, length or None, dissolve) else next_shot
 
-    def on_call(self, story: str, call: str, request: gr.Request) -> None:
+    def on_call(self, story: str, call: str, length: int, dissolve: bool, request: gr.Request) -> None:
         """Queues one of the ready-made directions."""
-        self._direct(story, call, request)
+        self._direct(story, call, request, length or None, dissolve)
 
     def play(self, story: Story) -> Any:
         """What a click on an example does: a new film, its story in the box, all its shots queued."""

@@ -131,11 +131,16 @@ def test_everything_by_keys(open_tab):
     page.keyboard.press("k")
     tab.wait_until("document.querySelector('#rolling input').checked")
     page.keyboard.press("k")
-    page.keyboard.press("Escape")
+    choose_length(tab, "1 chunk")
+    page.click("#next-shot textarea")
     page.keyboard.type("Night falls.")
     page.keyboard.press("Control+Enter")
     shots(tab, 2)
-    assert captions(tab) == ["A red ball jumps.", "Night falls."]
+    page.click(".call >> nth=0")
+    shots(tab, 3)
+    assert captions(tab)[:2] == ["A red ball jumps.", "Night falls."]
+    lengths = page.locator(".strip .made .number span").all_inner_texts()
+    assert [length.split(" · ")[0] for length in lengths[1:]] == ["0.6 s", "0.6 s"]  # a first chunk
     assert tab.complaints == []
 
 
