@@ -17,11 +17,11 @@ from pathlib import Path
 from shotstream.backends.backend import Camera
 from shotstream.errors import UserError
 from shotstream.exporting import Exporting
-from shotstream.keeping import prompt_of, resumed
+from shotstream.keeping import resumed_prompt, resumed_takes
 from shotstream.memory import read_file
 from shotstream.note import Steer
 from shotstream.plan import LONGEST_SHOT
-from shotstream.queueing import MAX_WAITING, checked
+from shotstream.queueing import checked
 from shotstream.reel import Reel
 from shotstream.saving import check_model, read_session
 from shotstream.screening import Screening
@@ -182,7 +182,8 @@ class Director(Screening, Exporting):
             self._seed = secrets.randbits(62)
 
     def resume(self, path: Path) -> str:
-        """Goes on with what `save` wrote, without its footage, in the place of all that there is; the story's caption.
+        """Goes on with what `save` wrote, without its footage, in the place of all that there is; the latest story's
+        caption.
 
         Raises UserError for any other file, for one of another model, and before there is a model; then nothing is
         changed.
@@ -190,23 +191,23 @@ class Director(Screening, Exporting):
         model = self._backend.model
         if model is None:
             raise UserError("The model is still loading: open the session in a moment.")
-        memory, text = read_file(path)
-        session = read_session(text, memory)
-        check_model(session, memory, model)
+        kept = read_file(path)
+        session = read_session(kept)
+        check_model(session, kept, model)
         with self._changing():
             self._drop_unshown()
             self._forget()
             self._seed, self._num_keys, self._policy = session.seed, session.num_keys, session.policy
             self._size = session.size
-            for take in resumed(session, memory):
-                self._takes[take.key] = self._head = take
+            self._takes |= {take.key: take for take in resumed_takes(session, kept.shots)}
+            self._head = self._takes.get(session.head)
             for shot, frame in session.pinned:
                 if self._can_pin(mark := (session.takes[shot].key, frame)):
                     self._pinned.add(mark)
             self._dropped |= {(session.takes[shot].key, frame) for shot, frame in session.dropped}
-            self._waiting += [prompt_of(shot) for shot in session.waiting][:MAX_WAITING]
-        shots = (*session.takes, *session.waiting)
-        return shots[-1].global_caption if shots else ""
+            self._waiting += [resumed_prompt(shot, kept.pictures) for shot in session.waiting]
+            told = [*(take.prompt for take in self._film()), *self._waiting]
+        return told[-1].global_caption if told else ""
 
     @property
     def closed(self) -> bool:

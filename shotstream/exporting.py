@@ -5,15 +5,17 @@ Owns what goes into which; the files' formats are those of `media`, `note` and `
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from shotstream.keeping import film_note, film_shots, numbered, saved, story_of
+from shotstream.keeping import film_note, film_shots, last_closed, numbered, saved_prompts, saved_takes, story_of
 from shotstream.media import FilmShot, storyboard, webvtt, write_film
+from shotstream.memory import MemoryFile, write_file
 from shotstream.note import FilmNote
 from shotstream.queueing import Queueing
 from shotstream.saving import SavedSession, session_text
 from shotstream.story import Story
-from shotstream.takes import remembered
+from shotstream.takes import Take
 
 
 class Exporting(Queueing):
@@ -52,20 +54,29 @@ class Exporting(Queueing):
             return story_of([*(take.prompt for take in self._film()), *self._waiting])
 
     def save(self, path: Path) -> None:
-        """Writes all that the film remembers, its words and what waits, so that another session can go on with it: the
-        same prompts then make the same shots. Raises UserError."""
+        """Writes all that the session's films remember, how they hang together, their words and what waits, so that
+        another session can go on with them: the same prompts then make the same shots. A shot that is being made waits
+        there to be made. Raises UserError."""
         with self._condition:
-            closed = [take for take in self._film() if take.memory]
+            closed = [take for take in self._takes.values() if take.memory]
+            making = [replace(take.prompt, after=None) for take in [self._head] if take and _is_made(take)]
+            waiting, pictures = saved_prompts([*making, *self._waiting], self._takes)
             session = SavedSession(
                 self._seed,
                 self._num_keys,
-                tuple(saved(take.prompt) for take in closed),
-                tuple(saved(prompt) for prompt in self._waiting if prompt.picture is None and prompt.after is None),
+                saved_takes(closed),
+                waiting,
                 self._policy,
                 numbered(self._pinned, closed),
                 numbered(self._dropped, closed),
                 self._size,
                 self._backend.model.name if self._backend.model else "",
+                last_closed(self._head),
             )
-            memory = remembered(self._head)
-        memory.save(path, session_text(session))
+            shots = tuple(take.memory.shots[-1] for take in closed)
+        write_file(path, MemoryFile(shots, session_text(session), pictures))
+
+
+def _is_made(take: Take) -> bool:
+    """Is there more of a take to come before it is remembered?"""
+    return take.memory is None and not take.lost

@@ -5,16 +5,19 @@ Pure functions from takes to values and back. Knows no lock, no queue and no pag
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from shotstream.context import Pick
 from shotstream.media import FilmShot, still
-from shotstream.memory import Memory
+from shotstream.memory import Memory, ShotMemory
 from shotstream.note import FilmNote, ShotNote
 from shotstream.reel import Reel
 from shotstream.saving import SavedSession, SavedShot
 from shotstream.story import Shot, Story
-from shotstream.takes import Prompt, Take
+from shotstream.takes import BEGINNING, Prompt, Take
 
 NO_STORY = "A film."
 
@@ -60,21 +63,52 @@ def numbered(marks: Collection[Pick], closed: Sequence[Take]) -> tuple[Pick, ...
     return tuple((number[key], frame) for key, frame in sorted(marks) if key in number)
 
 
-def saved(prompt: Prompt) -> SavedShot:
+def saved_takes(closed: Sequence[Take]) -> tuple[SavedShot, ...]:
+    """Takes that are remembered, parents first."""
+    return tuple(
+        replace(_saved(take.prompt), after=last_closed(take.parent), steers=tuple(take.steers)) for take in closed
+    )
+
+
+def saved_prompts(prompts: Sequence[Prompt], takes: Mapping[int, Take]) -> tuple[tuple[SavedShot, ...], tuple]:
+    """Prompts that wait, and the pictures of those that are to be cast."""
+    shots, pictures = [], []
+    for prompt in prompts:
+        shot = _saved(prompt)
+        if prompt.after is not None:
+            shot = replace(shot, after=last_closed(takes.get(prompt.after)))
+        if prompt.picture is not None:
+            shot = replace(shot, picture=len(pictures))
+            pictures.append(prompt.picture)
+        shots.append(shot)
+    return tuple(shots), tuple(pictures)
+
+
+def last_closed(take: Take | None) -> int:
+    """The key of the last take of this film that is remembered."""
+    while take is not None and take.memory is None:
+        take = take.parent
+    return take.key if take else BEGINNING
+
+
+def _saved(prompt: Prompt) -> SavedShot:
     cast = prompt.picture is not None
     return SavedShot(prompt.key, prompt.global_caption, prompt.caption, prompt.num_chunks, prompt.dissolve, cast)
 
 
-def prompt_of(shot: SavedShot) -> Prompt:
-    return Prompt(shot.key, shot.global_caption, shot.caption, shot.num_chunks, shot.dissolve)
+def resumed_prompt(shot: SavedShot, pictures: Sequence[np.ndarray]) -> Prompt:
+    """A prompt that waited."""
+    picture = None if shot.picture is None else pictures[shot.picture]
+    return Prompt(shot.key, shot.global_caption, shot.caption, shot.num_chunks, shot.dissolve, picture, shot.after)
 
 
-def resumed(session: SavedSession, memory: Memory) -> list[Take]:
-    """The takes of a saved session, each the parent of the next, with memory and a still and without footage."""
-    takes: list[Take] = []
-    for place, shot in enumerate(session.takes):
-        seen = memory.shots[place]
-        take = Take(prompt_of(shot), takes[-1] if takes else None, seen.seed, resumed=True)
-        take.memory, take.still = Memory(memory.shots[: place + 1]), still(seen.thumbnails[-1])
-        takes.append(take)
-    return takes
+def resumed_takes(session: SavedSession, shots: Sequence[ShotMemory]) -> list[Take]:
+    """The takes of a saved session as they hung together, with memory and a still and without footage."""
+    takes: dict[int, Take] = {}
+    for saved, seen in zip(session.takes, shots, strict=True):
+        parent = takes.get(saved.after)
+        take = Take(resumed_prompt(replace(saved, after=None), ()), parent, seen.seed, resumed=True)
+        take.memory = Memory((*take.memory_before.shots, seen))
+        take.still, take.steers = still(seen.thumbnails[-1]), list(saved.steers)
+        takes[take.key] = take
+    return list(takes.values())

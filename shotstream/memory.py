@@ -1,4 +1,4 @@
-"""What a session keeps of the film so far: the memory value and its file format.
+"""What a session keeps of the film so far: the memory value, and the file of it or of all that a session remembers.
 
 Which of the kept frames the next shot looks back at is `context`'s to say. Knows no model: the engine encodes frames
 into latents and puts them here.
@@ -22,7 +22,8 @@ from shotstream.context import Pick, nearest
 from shotstream.errors import UserError
 
 FORMAT = "shotstream.memory"
-VERSION = 2
+VERSION = 3
+OLDEST = 2  # that is read: a film without pictures beside it
 
 # What a file may claim before anything is allocated for it. A shot at 480p is 1.5 MB.
 MAX_SHOTS = 1000
@@ -32,6 +33,9 @@ MAX_LATENT_SIDE = 512
 MAX_LATENT_CHANNELS = 128
 MAX_THUMBNAIL_SIDE = 512
 MAX_CAPTION = 100_000
+MAX_TEXT = 40_000_000  # bytes of all words; a header of safetensors may be 100 MB, in which they may be twice as long
+MAX_PICTURES = 100
+MAX_PICTURE_SIDE = 10_000
 MAX_SEED = 2**63 - 1
 MAX_FILE_BYTES = 4 << 30
 LATENT_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -72,44 +76,58 @@ class Memory:
             latents.append(seen.latents[seen.offsets.index(nearest(seen.offsets, frame))])
         return torch.stack(latents)
 
-    def save(self, path: str | Path, session: str = "") -> None:
-        """Write one safetensors file, whole or not at all, with what else a `session` has to say (`read_file` gives it
-        back). Raises `UserError` if the place cannot be written, or for a film longer than `load` takes."""
-        if len(self.shots) > MAX_SHOTS:
-            raise UserError(f"A memory file holds {MAX_SHOTS} shots, not {len(self.shots)}: save an earlier state.")
-        tensors = {}
-        for i, shot in enumerate(self.shots):
-            tensors[f"shot{i}.latents"] = shot.latents.contiguous().cpu()
-            tensors[f"shot{i}.thumbnails"] = torch.from_numpy(np.ascontiguousarray(shot.thumbnails))
-        film = json.dumps(
-            [
-                {"caption": s.caption, "seed": s.seed, "num_frames": s.num_frames, "offsets": s.offsets}
-                for s in self.shots
-            ]
-        )
-        about = {"format": FORMAT, "version": str(VERSION), "shots": film, "session": session}
-        about["checksum"] = _checksum(film + session, tensors)
-        data = save(tensors, about)
-        path = Path(path)
-        part = path.with_name(path.name + ".part")
-        try:
-            part.write_bytes(data)
-            os.replace(part, path)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise UserError(f"Cannot write the memory to {path}: {error.strerror or error}.") from error
+    def save(self, path: str | Path) -> None:
+        """Write a file of nothing but this film; see `write_file`."""
+        write_file(path, MemoryFile(self.shots))
 
     @classmethod
     def load(cls, path: str | Path) -> Memory:
         """The memory of a file that `save` wrote; see `read_file`."""
-        return read_file(path)[0]
+        return cls(read_file(path).shots)
 
 
-def read_file(path: str | Path) -> tuple[Memory, str]:
-    """The memory, and what else its session had to say, of a file that `Memory.save` wrote.
+@dataclass(frozen=True, eq=False)
+class MemoryFile:
+    """What a file holds: `shots` of one film, or of all films of a session, in any order that `session` knows, and
+    `pictures` [H, W, 3] uint8 that it names, too."""
 
-    Raises `UserError` for anything else, before allocating what it claims.
-    """
+    shots: tuple[ShotMemory, ...]
+    session: str = ""
+    pictures: tuple[np.ndarray, ...] = ()
+
+
+def write_file(path: str | Path, kept: MemoryFile) -> None:
+    """Write one safetensors file, whole or not at all. Raises `UserError` if the place cannot be written, or for more
+    than `read_file` takes."""
+    if len(kept.shots) > MAX_SHOTS or len(kept.pictures) > MAX_PICTURES:
+        raise UserError(f"A memory file holds {MAX_SHOTS} shots, not {len(kept.shots)}: save an earlier state.")
+    tensors = {}
+    for i, shot in enumerate(kept.shots):
+        tensors[f"shot{i}.latents"] = shot.latents.contiguous().cpu()
+        tensors[f"shot{i}.thumbnails"] = torch.from_numpy(np.ascontiguousarray(shot.thumbnails))
+    for i, picture in enumerate(kept.pictures):
+        tensors[f"picture{i}"] = torch.from_numpy(np.ascontiguousarray(picture))
+    film = json.dumps(
+        [{"caption": s.caption, "seed": s.seed, "num_frames": s.num_frames, "offsets": s.offsets} for s in kept.shots],
+        ensure_ascii=False,
+    )
+    if len(film.encode()) + len(kept.session.encode()) > MAX_TEXT:
+        raise UserError(f"The words of this session are more than {MAX_TEXT // 1_000_000} MB: save an earlier state.")
+    about = {"format": FORMAT, "version": str(VERSION), "shots": film, "session": kept.session}
+    about["checksum"] = _checksum(film + kept.session, tensors)
+    data = save(tensors, about)
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UserError(f"Cannot write the memory to {path}: {error.strerror or error}.") from error
+
+
+def read_file(path: str | Path) -> MemoryFile:
+    """What `write_file` wrote. Raises `UserError` for anything else, before allocating what it claims."""
     path = Path(path)
     try:
         if not path.is_file():
@@ -117,8 +135,7 @@ def read_file(path: str | Path) -> tuple[Memory, str]:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise UserError(f"{path} is too large for a memory file.")
         with safe_open(path, framework="pt") as file:
-            shots = tuple(_read_shots(path, file))
-            return Memory(shots), (file.metadata() or {}).get("session", "")
+            return _read(path, file)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a memory file, or it is damaged: {error}.") from error
 
@@ -131,12 +148,12 @@ def _checksum(film: str, tensors: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _read_shots(path: Path, file) -> list[ShotMemory]:
-    """All shots of an open safetensors file, each part checked before its tensors are read."""
+def _read(path: Path, file) -> MemoryFile:
+    """All of an open safetensors file, each part checked before its tensors are read."""
     metadata = file.metadata() or {}
     if metadata.get("format") != FORMAT:
         raise UserError(f"{path} is not a ShotStream memory file.")
-    if metadata.get("version") != str(VERSION):
+    if metadata.get("version") not in map(str, range(OLDEST, VERSION + 1)):
         raise UserError(f"{path} was written by another version of ShotStream (format {metadata.get('version')!r}).")
     try:
         film = json.loads(metadata.get("shots", ""))
@@ -145,8 +162,11 @@ def _read_shots(path: Path, file) -> list[ShotMemory]:
     if not isinstance(film, list) or len(film) > MAX_SHOTS:
         raise UserError(f"The list of shots in {path} is damaged or longer than {MAX_SHOTS}.")
     expected = {f"shot{i}.{part}" for i in range(len(film)) for part in ("latents", "thumbnails")}
-    if set(file.keys()) != expected:
+    names = set(file.keys())
+    others = [f"picture{i}" for i in range(min(len(names - expected), MAX_PICTURES))]
+    if names != expected | set(others):
         raise UserError(f"The tensors in {path} do not belong to its list of {len(film)} shots.")
+    pictures = [_read_picture(path, file, name) for name in others]
     shots: list[ShotMemory] = []
     for i, entry in enumerate(film):
         offsets = _checked_entry(path, i, entry)
@@ -174,9 +194,18 @@ def _read_shots(path: Path, file) -> list[ShotMemory]:
         thumbnails = file.get_tensor(f"shot{i}.thumbnails").clone().numpy()
         shots.append(ShotMemory(entry["caption"], entry["seed"], entry["num_frames"], offsets, latents, thumbnails))
     written = metadata["shots"] + metadata.get("session", "")
-    if metadata.get("checksum") != _checksum(written, {name: file.get_tensor(name) for name in expected}):
+    if metadata.get("checksum") != _checksum(written, {name: file.get_tensor(name) for name in names}):
         raise UserError(f"{path} is damaged: its checksum is another.")
-    return shots
+    return MemoryFile(tuple(shots), metadata.get("session", ""), tuple(pictures))
+
+
+def _read_picture(path: Path, file, name: str) -> np.ndarray:
+    about = file.get_slice(name)
+    shape = about.get_shape()
+    fits = len(shape) == 3 and shape[2] == 3 and all(0 < side <= MAX_PICTURE_SIDE for side in shape[:2])
+    if not fits or about.get_dtype() != "U8":
+        raise UserError(f"The {name} in {path} has a wrong shape or type.")
+    return file.get_tensor(name).clone().numpy()
 
 
 def _checked_entry(path: Path, index: int, entry: object) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -22,15 +23,17 @@ from complaints import refusal
 
 from shotstream.backends.in_process import InProcessBackend
 from shotstream.backends.turns import Turns
-from shotstream.director import MAX_WAITING, Director
+from shotstream.director import Director
 from shotstream.errors import UserError
 from shotstream.events import Event, ShotRequest
 from shotstream.film import shoot_film
-from shotstream.memory import Memory, ShotMemory, read_file
+from shotstream.memory import MemoryFile, ShotMemory, read_file, write_file
 from shotstream.models.random_model import save_random_model
 from shotstream.models.weights import load_model
 from shotstream.provenance import read_note
+from shotstream.queueing import MAX_WAITING
 from shotstream.sampler import Schedule
+from shotstream.saving import check_model, most_bytes, read_session
 from shotstream.takes import path_to
 from shotstream.ui import render
 
@@ -854,6 +857,7 @@ def test_a_saved_session_goes_on_elsewhere_as_it_would_have_here(recorder: Recor
         here.pin(film(here)[1], 0)
         here.queue_shot(STORY, "Three.", 2)
         here.save(tmp_path / "film.memory")
+        assert (tmp_path / "film.memory").stat().st_size < most_bytes(recorder.model)
         work(here)
         shoot(here, "Four.")
         assert there.resume(tmp_path / "film.memory") == STORY
@@ -878,6 +882,83 @@ def test_a_saved_session_goes_on_elsewhere_as_it_would_have_here(recorder: Recor
         there.close()
 
 
+def test_all_takes_and_all_that_waits_are_saved(recorder: Recorder, tmp_path: Path):
+    here, there = Director(recorder), Director(recorder)
+    picture = np.full((32, 48, 3), 90, dtype=np.uint8)
+    try:
+        shoot(here, "One.", "Two.", "Three.")
+        one, two, three = film(here)
+        here.steer("It sleeps.")
+        work(here)
+        here.retake(two, "Other.")
+        work(here)
+        here.pin(three, 0)  # of another film than the one that is on
+        here.rewind(one)
+        work(here)
+        at_chunk(here, 1, lambda: (here.cast(STORY, "A friend.", picture), here.save(tmp_path / "film.memory")))
+        here.queue_shot(STORY, "Four.", 2, dissolve=True)
+        work(here)
+        here.retake(one, "First.")  # ends the film, so that the rest can only be made where it was saved before
+        there.resume(tmp_path / "film.memory")
+        assert [take.caption for take in there.view().takes] == ["One."]
+        waiting = there.view().waiting
+        assert [(shot.caption, shot.cast) for shot in waiting] == [("Four.", False), ("A friend.", True)]
+        tree = {node.caption: (node.number, node.parent, node.lane) for node in there.view().tree}
+        assert tree == {"One.": (1, 0, 0), "Two.": (2, one, 0), "Three.": (3, two, 0), "Other.": (2, one, 1)}
+        work(there)
+        for take in here._takes.values():
+            if take.memory:
+                theirs = there._takes[take.key].memory.shots
+                assert [shot.caption for shot in theirs] == [shot.caption for shot in take.memory.shots]
+                assert all(a.latents.equal(b.latents) for a, b in zip(theirs, take.memory.shots, strict=True))
+        assert np.array_equal(there.remembered_frame(film(there)[-1], 0), picture)
+
+        there.choose(three)
+        assert [take.caption for take in there.view().takes] == ["One.", "Two.", "Three."]
+        assert there.view().takes[2].steers == ("It sleeps.",)
+        assert [(frame.key, frame.offset) for frame in there.view().frames if frame.pinned] == [(three, 0)]
+        shoot(there, "Five.")
+        assert there.view().message is None and len(there.memory.shots) == 4
+
+        there.retake(two, "Again.")
+        there.save(tmp_path / "again.memory")  # with a retake that waits
+        here.resume(tmp_path / "again.memory")
+        assert [shot.retake for shot in here.view().waiting] == [True]
+        work(here)
+        assert [take.caption for take in here.view().takes] == ["One.", "Again."]
+        here.rewind(0)
+        here.save(tmp_path / "begun.memory")
+        there.resume(tmp_path / "begun.memory")
+        assert there.view().takes == () and len(there.view().tree) == 8
+    finally:
+        here.close()
+        there.close()
+
+
+def test_a_session_of_the_version_before_is_opened(director: Director, tmp_path: Path):
+    shoot(director, "One.", "Two.")
+    director.queue_shot(STORY, "Three.")
+    director.save(tmp_path / "film.memory")
+    kept = read_file(tmp_path / "film.memory")
+    session = json.loads(kept.session)
+    for shot in (*session["takes"], *session["waiting"]):
+        for name in ("after", "steers", "picture"):
+            del shot[name]
+    for name in ("head", "model"):
+        del session[name]
+    write_file(tmp_path / "old.memory", replace(kept, session=json.dumps(session)))
+    data = (tmp_path / "old.memory").read_bytes()
+    before, after = b'"version":"3"', b'"version":"2"'
+    assert data.count(before) == 1
+    (tmp_path / "old.memory").write_bytes(data.replace(before, after))
+    memory = director.memory
+    director.resume(tmp_path / "old.memory")
+    assert [take.caption for take in director.view().takes] == ["One.", "Two."]
+    assert [shot.caption for shot in director.view().waiting] == ["Three."]
+    assert [shot.caption for shot in director.memory.shots] == [shot.caption for shot in memory.shots]
+    assert len(director._takes[film(director)[0]].memory.shots) == 1
+
+
 HOSTILE = {
     "nothing": "",
     "no JSON": "{",
@@ -894,7 +975,16 @@ HOSTILE = {
     "a blank caption": {"waiting": [{"key": 2, "caption": " "}]},
     "a name of several lines": {"model": "toy\nworld"},
     "a length that cannot be": {"waiting": [{"key": 2, "num_chunks": 10**9}]},
-    "more than is known": {"waiting": [{"key": 2, "picture": "x"}]},
+    "more than is known": {"waiting": [{"key": 2, "more": "x"}]},
+    "a picture that there is not": {"waiting": [{"key": 2, "picture": 0}]},
+    "a picture of another kind": {"waiting": [{"key": 2, "picture": "x"}]},
+    "an end that there is not": {"head": 7},
+    "a take after nothing": {"takes": [{"after": None}]},
+    "a take after itself": {"takes": [{"after": 1}]},
+    "a prompt after nothing": {"waiting": [{"after": 7}]},
+    "steers out of order": {"takes": [{"steers": [{"chunk": 2, "caption": "x"}, {"chunk": 1, "caption": "x"}]}]},
+    "steers of another kind": {"takes": [{"steers": [[1, "x"]]}]},
+    "too much waits": {"num_keys": 500, "waiting": [{"key": key} for key in range(2, 200)]},
 }
 
 
@@ -903,14 +993,14 @@ def test_a_hostile_session_changes_nothing(director: Director, tmp_path: Path, c
     shoot(director, "One.")
     director.queue_shot(STORY, "Two.")
     director.save(tmp_path / "film.memory")
-    memory, text = read_file(tmp_path / "film.memory")
+    kept = read_file(tmp_path / "film.memory")
     if isinstance(change, dict):
-        session = json.loads(text)
+        session = json.loads(kept.session)
         for name, value in change.items():
-            waits = name == "waiting" and session["waiting"][0]
-            session[name] = [waits | entry for entry in value] if waits else value
+            shot = name in ("waiting", "takes") and session[name][0]
+            session[name] = [shot | entry for entry in value] if shot else value
         change = json.dumps(session)
-    memory.save(tmp_path / "hostile.memory", change)
+    write_file(tmp_path / "hostile.memory", replace(kept, session=change))
     before = director.view()
     with pytest.raises(UserError, match="holds no session"):
         director.resume(tmp_path / "hostile.memory")
@@ -919,15 +1009,20 @@ def test_a_hostile_session_changes_nothing(director: Director, tmp_path: Path, c
     assert [take.caption for take in director.view().takes] == ["One."]
 
 
-def foreign(memory: Memory, session: dict, what: str) -> tuple[Memory, dict]:
+def foreign(kept: MemoryFile, what: str) -> MemoryFile:
     """The session as another model would have made it."""
+    session = json.loads(kept.session)
     if what == "another model":
-        return memory, session | {"model": "ShotStream"}
+        return replace(kept, session=json.dumps(session | {"model": "ShotStream"}))
     if what == "no such shape":
-        return memory, session | {"size": [64, 64]}
-    channels, height, width = {"the published model": (16, 60, 104), "other channels": (8, 8, 12)}.get(what, (4, 12, 8))
-    shots = [replace(shot, latents=torch.zeros(len(shot.offsets), channels, height, width)) for shot in memory.shots]
-    return Memory(tuple(shots)), session | {"model": ""}
+        return replace(kept, session=json.dumps(session | {"size": [64, 64]}))
+    if what == "another picture":
+        session["waiting"] = [session["takes"][0] | {"key": 2, "picture": 0}]
+        picture = np.zeros((48, 32, 3), dtype=np.uint8)
+        return replace(kept, session=json.dumps(session | {"num_keys": 2}), pictures=(picture,))
+    shape = {"the published model": (16, 60, 104), "other channels": (8, 8, 12)}.get(what, (4, 12, 8))
+    shots = tuple(replace(shot, latents=torch.zeros(len(shot.offsets), *shape)) for shot in kept.shots)
+    return replace(kept, session=json.dumps(session | {"model": ""}), shots=shots)
 
 
 @pytest.mark.parametrize(
@@ -938,14 +1033,13 @@ def foreign(memory: Memory, session: dict, what: str) -> tuple[Memory, dict]:
         ("the published model", "16x60x104"),
         ("other channels", "8x8x12"),
         ("turned", "4x12x8"),
+        ("another picture", "48x32x3"),
     ],
 )
 def test_a_session_of_another_model_changes_nothing(director: Director, tmp_path: Path, what: str, told: str):
     shoot(director, "One.")
     director.save(tmp_path / "film.memory")
-    memory, text = read_file(tmp_path / "film.memory")
-    memory, session = foreign(memory, json.loads(text), what)
-    memory.save(tmp_path / "foreign.memory", json.dumps(session))
+    write_file(tmp_path / "foreign.memory", foreign(read_file(tmp_path / "film.memory"), what))
     before = director.view()
     assert told in refusal(director.resume, tmp_path / "foreign.memory")
     assert director.view() == before
@@ -986,9 +1080,22 @@ def actions(director: Director, number: int, rng: random.Random) -> dict[str, Ca
         "policy": lambda: director.remember_by(rng.choice(("recent", "anchor", "retrieval"))),
         "pin": lambda: director.pin(*frame, rng.random() < 0.7),
         "drop": lambda: director.drop(*frame, rng.random() < 0.5),
+        "save": lambda: check_saved(director),
         "attention": lambda: director.weigh_attention(rng.random() < 0.3),
         "new film": lambda: director.new_film() if rng.random() < 0.1 else None,
     }
+
+
+def check_saved(director: Director) -> None:
+    """What is saved, at whatever moment, can be opened."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "film.memory"
+        director.save(path)
+        kept = read_file(path)
+    try:
+        check_model(read_session(kept), kept, director._backend.model)
+    except UserError as error:
+        raise AssertionError(kept.session) from error
 
 
 def finished(director: Director) -> tuple[int, set[int]]:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from shotstream.context import stored_offsets
 from shotstream.errors import UserError
-from shotstream.memory import Memory, ShotMemory, read_file
+from shotstream.memory import MAX_TEXT, Memory, MemoryFile, ShotMemory, read_file, write_file
 
 
 def shot(num_frames: int = 81, first: int = 0, caption: str = "A fox. shot0:It runs.", **changes) -> ShotMemory:
@@ -48,11 +48,21 @@ def test_saved_and_loaded(tmp_path, dtype):
 
 
 def test_a_file_also_keeps_what_its_session_says(tmp_path):
-    Memory((shot(),)).save(tmp_path / "film", session='{"story": "Ein Fuchs ☀"}')
-    memory, session = read_file(tmp_path / "film")
-    assert len(memory.shots) == 1 and session == '{"story": "Ein Fuchs ☀"}'
+    picture = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+    kept = MemoryFile((shot(),), '{"story": "Ein Fuchs ☀"}', (picture, picture[:8]))
+    write_file(tmp_path / "film", kept)
+    found = read_file(tmp_path / "film")
+    assert len(found.shots) == 1 and found.session == kept.session
+    assert all(map(np.array_equal, found.pictures, kept.pictures)) and len(found.pictures) == 2
     resave(tmp_path / "film", session="{}")
     assert "checksum" in refusal(Memory.load, tmp_path / "film")
+
+
+def test_a_file_of_the_version_before_is_read(tmp_path):
+    memory = Memory((shot(caption="Ein Fuchs ☀"),))
+    memory.save(tmp_path / "film")
+    resave(tmp_path / "film", version="2")
+    assert_same(Memory.load(tmp_path / "film"), memory)
 
 
 def test_an_empty_memory_is_a_film_not_begun(tmp_path):
@@ -124,6 +134,9 @@ BAD_TENSORS = {
     "flat": {"shot0.latents": torch.zeros(7, 16)},
     "whole numbers": {"shot0.latents": torch.zeros(7, 16, 4, 6, dtype=torch.int64)},
     "too wide": {"shot0.latents": torch.zeros(7, 16, 1, 600)},
+    "a picture of floats": {"picture0": torch.zeros(32, 48, 3)},
+    "a grey picture": {"picture0": torch.zeros(32, 48, dtype=torch.uint8)},
+    "no first picture": {"picture1": torch.zeros(32, 48, 3, dtype=torch.uint8)},
     "one more": {"shot1.latents": torch.zeros(7, 16, 4, 6)},
     "pictures of floats": {"shot0.thumbnails": torch.zeros(7, 30, 52, 3)},
     "grey pictures": {"shot0.thumbnails": torch.zeros(7, 30, 52, dtype=torch.uint8)},
@@ -157,6 +170,13 @@ def test_a_flipped_bit_is_refused(tmp_path, part):
 
 def test_a_film_that_could_not_be_loaded_is_not_saved(tmp_path):
     assert "1000 shots" in refusal(Memory((shot(),) * 1001).save, tmp_path / "film")
+
+
+def test_more_words_than_a_header_can_hold_are_not_saved(tmp_path):
+    kept = MemoryFile((shot(),), "x" * (MAX_TEXT + 1))
+    assert "save an earlier state" in refusal(write_file, tmp_path / "film", kept)
+    write_file(tmp_path / "film", MemoryFile((shot(),), '"' * (MAX_TEXT - 1000)))
+    assert len(read_file(tmp_path / "film").session) == MAX_TEXT - 1000
 
 
 def test_shots_of_different_sizes_are_refused(tmp_path):

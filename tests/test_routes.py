@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def watch(director: Director, num_takes: int) -> None:
 
 def test_a_story_opens_as_a_queue_and_is_kept_as_one(page: Page, client: TestClient):
     director = page.sessions.open("story").director
-    answer = client.post("/open/story", content=json.dumps(STORY))
+    answer = client.post("/open/story", content=BOM_UTF8 + json.dumps(STORY).encode())
     assert (answer.status_code, answer.text) == (200, "A red ball.")
     watch(director, 2)
     assert [take.caption for take in director.view().takes] == ["It jumps.", "It waits."]
@@ -70,7 +71,7 @@ def test_a_story_opens_as_a_queue_and_is_kept_as_one(page: Page, client: TestCli
     assert take.status_code == 200 and len(take.content) < len(film.content)
 
 
-def test_a_session_is_kept_and_opened_in_another_tab(page: Page, client: TestClient):
+def test_a_session_is_kept_and_opened_in_another_tab(page: Page, client: TestClient, monkeypatch: pytest.MonkeyPatch):
     director = page.sessions.open("here").director
     director.queue_shot("A red ball.", "It jumps.")
     watch(director, 1)
@@ -83,8 +84,11 @@ def test_a_session_is_kept_and_opened_in_another_tab(page: Page, client: TestCli
     assert there.memory.shots[0].latents.equal(director.memory.shots[0].latents)
     for damaged in (kept.content[:-100], b"PK\x03\x04" + kept.content, b"\x00" * 1000, b""):
         refused = client.post("/open/there", content=damaged)
-        assert refused.status_code == 409 and "\n" not in refused.text
+        assert refused.status_code == 409 and "\n" not in refused.text and "/" not in refused.text
         assert len(there.view().takes) == 1
+    monkeypatch.setattr(routes, "most_bytes", lambda model: len(kept.content) - 1)
+    refused = client.post("/open/there", content=kept.content)
+    assert refused.status_code == 413 and len(there.view().takes) == 1
     refused = client.post("/open/there", content=b'{"global_caption": "A ball."}')
     assert refused.status_code == 409 and "no shots" in refused.text
 

@@ -95,7 +95,8 @@ def keep(session: str | None) -> str:
     return (
         f'<p class="keepsakes">{links}<label class="act pick">Open…<input type="file" id="open" '
         'accept=".json,.memory"></label></p><p class="hint">A story opens as a queue of shots; a session goes on where '
-        "it ended, with its memory and without its pictures.</p>"
+        "it ended, with all its takes, their memory and what waits; their films stay behind, so download those. A shot "
+        "that is being made is made there from its start.</p>"
     )
 
 

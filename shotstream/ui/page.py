@@ -310,6 +310,6 @@ def _drawn(view: FilmView, notice: str, name: str, model: Model | None) -> tuple
         render.download(name if render.has_pictures(view) else None),
         drawers.memory(view, name),
         drawers.futures(view, name),
-        drawers.keep(name if view.takes or view.waiting else None),
+        drawers.keep(name if view.tree or view.waiting else None),
         render.shapes(view, model.shapes, (model.width, model.height)) if model else "",
     )

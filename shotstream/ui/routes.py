@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
+from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping
 from contextvars import Context, copy_context
 from pathlib import Path
@@ -22,16 +23,18 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from shotstream.backends.backend import Backend
-from shotstream.director import MAX_WAITING, Director
+from shotstream.director import Director
 from shotstream.errors import UserError
 from shotstream.media import encode_png
 from shotstream.pictures import fit_picture
-from shotstream.story import Story
+from shotstream.queueing import MAX_WAITING
+from shotstream.saving import most_bytes
+from shotstream.story import MAX_FILE_BYTES, Story
 from shotstream.ui.bodies import read_body
 from shotstream.ui.gestures import MAX_BYTES, perform, read_gesture
 from shotstream.ui.session import Session, Sessions
 
-MAX_OPENED, MAX_PICTURE = 64_000_000, 20_000_000  # bytes
+MAX_PICTURE, MAX_UNKNOWN = 20_000_000, 64_000_000  # bytes; the latter of a session that comes before the model
 GONE = "This film is gone: its page was closed."
 POSTER = Path(__file__).parents[2] / "assets" / "poster.mp4"
 
@@ -96,51 +99,53 @@ class Routes:
 
     async def open(self, request: Request) -> Response:
         """Begins a film from what a visitor kept: a story (all its shots are queued) or a session's memory file."""
-        return await self._received(request, MAX_OPENED, self._open)
+        model = self.backend.model
+        return await self._received(request, most_bytes(model) if model else MAX_UNKNOWN, self._open)
 
     async def cast(self, request: Request) -> Response:
         """Puts a visitor's picture into the film; without one, the picture that the film ended with."""
         return await self._received(request, MAX_PICTURE, self._cast)
 
-    async def _received(self, request: Request, most: int, use: Callable[[Session, bytes, Request], str]) -> Response:
-        """Hands a body of at most `most` bytes to `use`; what that says, or why it cannot."""
+    async def _received(self, request: Request, most: int, use: Callable[[Session, Path, Request], str]) -> Response:
+        """Hands a body of at most `most` bytes to `use`, as a file; what that says, or why it cannot."""
         session = self.sessions.find(request.path_params["session"])
         if session is None:
             return PlainTextResponse(GONE, 404)
-        body = await read_body(request, most)
-        if body is None:
-            message = f"This file is larger than {most // 1_000_000} MB: choose a smaller one."
-            session.tell(message)
-            return PlainTextResponse(message, 413)
-        try:
-            answer = await asyncio.to_thread(use, session, body, request)
-        except UserError as error:
-            session.tell(str(error))
-            return PlainTextResponse(str(error), 409)
+        with tempfile.TemporaryDirectory(prefix="shotstream-open-") as folder:
+            path = Path(folder) / "file"
+            try:
+                if not await _store(request, path, most):
+                    message = f"This file is larger than {most // 1_000_000} MB: choose a smaller one."
+                    session.tell(message)
+                    return PlainTextResponse(message, 413)
+                answer = await asyncio.to_thread(use, session, path, request)
+            except UserError as error:
+                message = str(error).replace(str(path), "The file")  # where it lay for a moment is nobody's business
+                session.tell(message)
+                return PlainTextResponse(message, 409)
         session.tell("")
         return PlainTextResponse(answer)
 
-    def _open(self, session: Session, body: bytes, request: Request) -> str:
-        if body.lstrip()[:1] == b"{":
-            story = Story.from_json(body)
+    def _open(self, session: Session, path: Path, request: Request) -> str:
+        with path.open("rb") as file:
+            start = file.read(MAX_FILE_BYTES + 1)
+        if b"\0" not in start[:8] and start.removeprefix(BOM_UTF8).lstrip()[:1] == b"{":  # memory begins with a number
+            story = Story.from_json(start)
             session.director.new_film()
             for shot in story.shots[:MAX_WAITING]:
                 session.director.queue_shot(story.global_caption, shot.caption)
             told = story.global_caption
         else:
-            with tempfile.TemporaryDirectory(prefix="shotstream-open-") as folder:
-                path = Path(folder) / "session.memory"
-                path.write_bytes(body)
-                told = session.director.resume(path)
+            told = session.director.resume(path)
         self._forget(request.path_params["session"])
         return told
 
-    def _cast(self, session: Session, body: bytes, request: Request) -> str:
+    def _cast(self, session: Session, path: Path, request: Request) -> str:
         story, caption = (request.query_params.get(name, "") for name in ("story", "caption"))
         if self.backend.model is None:
             raise UserError("The model is still loading: cast the picture in a moment.")
         picture = session.director.last_picture()
-        if body:
+        if body := path.read_bytes():
             size = session.director.size or (self.backend.model.width, self.backend.model.height)
             picture = fit_picture(body, *size)
         if picture is None:
@@ -153,7 +158,7 @@ class Routes:
         kind = request.path_params["kind"]
         if kind not in KEPT:
             return PlainTextResponse("There is nothing of that name.", 404)
-        return self._film_file(request, lambda director, path: path.write_bytes(KEPT[kind](director)), kind)
+        return self._film_file(request, KEPT[kind], kind)
 
     def download(self, request: Request) -> Response:
         """The film so far of an open tab, as an MP4."""
@@ -236,23 +241,31 @@ def context_of(request: gr.Request) -> Context:
     return context
 
 
+async def _store(request: Request, path: Path, most: int) -> bool:
+    """Writes a body of at most `most` bytes to a file; False if there is more. Raises UserError."""
+    size = 0
+    try:
+        with path.open("wb") as file:
+            async for part in request.stream():
+                size += len(part)
+                if size > most:
+                    return False
+                await asyncio.to_thread(file.write, part)
+    except OSError as error:
+        raise UserError(f"There is no room for this file ({error.strerror}): try again later.") from error
+    return True
+
+
 def _picture(png: bytes | None) -> Response:
     if png is None:
         return Response(status_code=204)  # the shot was dropped a moment ago: nothing to complain about
     return Response(png, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
 
 
-def _session_file(director: Director) -> bytes:
-    with tempfile.TemporaryDirectory(prefix="shotstream-keep-") as folder:
-        path = Path(folder) / "session.memory"
-        director.save(path)
-        return path.read_bytes()
-
-
-KEPT: dict[str, Callable[[Director], bytes]] = {
-    "story.json": lambda director: director.story().to_json().encode(),
-    "captions.vtt": lambda director: director.captions().encode(),
-    "storyboard.png": Director.storyboard,
-    "session.memory": _session_file,
+KEPT: dict[str, Callable[[Director, Path], object]] = {
+    "story.json": lambda director, path: path.write_text(director.story().to_json(), encoding="utf-8"),
+    "captions.vtt": lambda director, path: path.write_text(director.captions(), encoding="utf-8"),
+    "storyboard.png": lambda director, path: path.write_bytes(director.storyboard()),
+    "session.memory": Director.save,
 }
 """What a film can be kept as besides a film: by the name of the file."""
