@@ -21,7 +21,7 @@ class Cue:
 
 
 def webvtt(cues: Iterable[Cue], fps: int) -> str:
-    """A WebVTT file, a cue a shot. Whatever the captions hold is text: it neither ends a cue nor marks anything up."""
+    """A WebVTT file. Whatever the captions hold is text: it neither ends a cue nor marks anything up."""
     blocks = ["WEBVTT"]
     for number, cue in enumerate(cues, start=1):
         words = " ".join(cue.caption.split())  # an empty line would end the cue

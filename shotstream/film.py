@@ -218,7 +218,7 @@ def _shoot(note: FilmNote, model: Model, footage: Footage, frames: FrameFolder |
                     shot = note.shots[number]
                     start, before = 0, last if shot.dissolve else None
                     bar.set_description(f"shot {number + 1}")
-                    footage.begin_shot(shot.caption)
+                    footage.begin_shot(shot.caption, shot.steers)
                 pictures = event.frames if before is None else dissolve(before, event.frames, start)
                 start, last = start + len(pictures), pictures[-1]
                 footage.add(encoder.encode(pictures))

@@ -17,7 +17,7 @@ import numpy as np
 
 from shotstream.errors import UserError
 from shotstream.media import FilmShot, Segment, encode_png, write_film
-from shotstream.note import FilmNote
+from shotstream.note import FilmNote, Steer
 
 
 class Footage:
@@ -40,7 +40,9 @@ class Footage:
         self._stream_path = Path(name)
         self._stream = os.fdopen(handle, "w+b", buffering=0)
         self._keep_stream = False
-        self._shots: list[tuple[str, list[int]]] = []  # caption, sizes of its segments in the stream
+        self._shots: list[
+            tuple[str, tuple[Steer, ...], list[int]]
+        ] = []  # caption, steers, sizes of its segments in the stream
 
     def __enter__(self) -> Footage:
         return self
@@ -50,9 +52,9 @@ class Footage:
         if not self._keep_stream:
             self._stream_path.unlink(missing_ok=True)
 
-    def begin_shot(self, caption: str) -> None:
-        """What is added from now on belongs to a new shot, titled `caption`."""
-        self._shots.append((caption, []))
+    def begin_shot(self, caption: str, steers: tuple[Steer, ...] = ()) -> None:
+        """What is added from now on belongs to a new shot, titled `caption`, that is told `steers` as it goes on."""
+        self._shots.append((caption, steers, []))
 
     def add(self, segment: Segment) -> None:
         """Puts a segment of the current shot on the disk. Raises UserError if it does not fit."""
@@ -62,7 +64,7 @@ class Footage:
                 rest = rest[self._stream.write(rest) :]
         except OSError as error:
             raise UserError(f"Cannot go on writing the film: {error.strerror}.") from error
-        self._shots[-1][1].append(len(segment.data))
+        self._shots[-1][-1].append(len(segment.data))
         self.num_frames += segment.num_frames
 
     def finish(self, fps: int, note: FilmNote | None = None) -> None:
@@ -77,18 +79,18 @@ class Footage:
         if not self.num_frames:
             return "No film was made."
         try:
-            self.finish(fps, note and note.so_far([len(sizes) for _, sizes in self._shots]))
+            self.finish(fps, note and note.so_far([len(sizes) for *_, sizes in self._shots]))
             return f"The film so far ({self.num_frames} frames) is in {self.output}."
         except UserError:
             self._keep_stream = True
-            self._stream.truncate(sum(sum(sizes) for _, sizes in self._shots))  # half a segment may be at its end
+            self._stream.truncate(sum(sum(sizes) for *_, sizes in self._shots))  # half a segment may be at its end
             return f"The film so far ({self.num_frames} frames) is in {self._stream_path}."
 
     def shots(self) -> Iterator[FilmShot]:
         """What there is so far, shot by shot."""
         self._stream.seek(0)
-        for caption, sizes in self._shots:
-            yield FilmShot(caption, [self._stream.read(size) for size in sizes])
+        for caption, steers, sizes in self._shots:
+            yield FilmShot(caption, [self._stream.read(size) for size in sizes], steers)
 
 
 class FrameFolder:

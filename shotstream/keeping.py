@@ -25,7 +25,7 @@ NO_STORY = "A film."
 def film_shots(reel: Reel, takes: Sequence[Take]) -> list[FilmShot]:
     """The takes that have footage, which is read."""
     return [
-        FilmShot(take.prompt.caption, [reel.load(piece).data for piece in take.footage])
+        FilmShot(take.prompt.caption, [reel.load(piece).data for piece in take.footage], tuple(take.steers))
         for take in takes
         if take.footage
     ]

@@ -16,7 +16,7 @@ import itertools
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from PIL import Image
 from shotstream import captions, provenance
 from shotstream.captions import Cue
 from shotstream.errors import UserError
-from shotstream.note import FilmNote
+from shotstream.note import FilmNote, Steer
 from shotstream.provenance import read_note
 from shotstream.storyboard import draw_sheet
 
@@ -66,10 +66,17 @@ class Segment:
 
 @dataclass(frozen=True)
 class FilmShot:
-    """One chapter of a film: a caption and the shot's segments (MPEG-TS bytes) in order."""
+    """One chapter of a film: a caption, the shot's segments (MPEG-TS bytes) in order, one for every chunk, and what it
+    was told besides while it ran."""
 
     caption: str
     segments: Iterable[bytes]
+    steers: tuple[Steer, ...] = ()
+
+    @property
+    def told(self) -> str:
+        """All that the shot was told, as one text."""
+        return " … then: ".join([self.caption, *(steer.caption for steer in self.steers)])
 
 
 def enlargement(width: int, height: int) -> int:
@@ -172,14 +179,14 @@ def dissolve(last: np.ndarray, frames: np.ndarray, start: int = 0, length: int =
 
 
 def webvtt(shots: Iterable[FilmShot], fps: int) -> str:
-    """The captions of a film as a WebVTT file, timed by the frames of its shots."""
-    return captions.webvtt(_plan(shots)[0], fps)
+    """The captions of a film as a WebVTT file, timed by the frames of its shots: a cue for whatever a shot was told."""
+    return captions.webvtt(_plan(shots)[1], fps)
 
 
 def storyboard(shots: Iterable[FilmShot]) -> bytes:
-    """PNG bytes of a sheet: the middle frame of every shot, its number and its caption. Raises UserError if there is
-    no frame."""
-    pieces = ((shot.caption, list(shot.segments)) for shot in shots)
+    """PNG bytes of a sheet: the middle frame of every shot, its number and what it was told. Raises UserError if there
+    is no frame."""
+    pieces = ((shot.told, list(shot.segments)) for shot in shots)
     return draw_sheet([(middle_frame(segments), caption) for caption, segments in pieces if segments])
 
 
@@ -196,16 +203,16 @@ def middle_frame(segments: list[bytes]) -> np.ndarray:
 
 
 def write_film(path: str | Path, shots: Iterable[FilmShot], fps: int, note: FilmNote | None = None) -> int:
-    """Remux shots into a faststart MP4; the number of frames. Its chapters are the shots, titled by their captions,
-    which are also a subtitle track. With a `note` it gets a poster and says how it was made, see `provenance`.
+    """Remux shots into a faststart MP4; the number of frames. Its chapters are the shots, titled by their captions; a
+    subtitle track has these and the steers. With a `note` it gets a poster and says how it was made: `provenance`.
 
     Timestamps are counted anew from 0, so shots may come from anywhere in any stream, in any order, as long as they
     were encoded at the same size. Appears under `path` only when complete. Raises UserError if there is nothing to
     write or the disk refuses.
     """
     path = Path(path)
-    kept = [FilmShot(shot.caption, segments) for shot in shots if (segments := list(shot.segments))]
-    cues, packets = _plan(kept)
+    kept = [replace(shot, segments=segments) for shot in shots if (segments := list(shot.segments))]
+    chapters, cues, packets = _plan(kept)
     if not packets:
         raise UserError("There is no film yet: make a shot first.")
     try:
@@ -214,7 +221,7 @@ def write_film(path: str | Path, shots: Iterable[FilmShot], fps: int, note: Film
     except OSError as error:
         raise _cannot_write(path, error) from error
     try:
-        _mux(partial, kept[0].segments, cues, packets, fps, note)
+        _mux(partial, kept[0].segments, chapters, cues, packets, fps, note)
         if note is not None:
             provenance.add_xmp(Path(partial), note)
             provenance.sign(Path(partial), note)
@@ -228,7 +235,13 @@ def write_film(path: str | Path, shots: Iterable[FilmShot], fps: int, note: Film
 
 
 def _mux(
-    path: str, first: list[bytes], cues: list[Cue], packets: list[av.Packet], fps: int, note: FilmNote | None
+    path: str,
+    first: list[bytes],
+    chapters: list[Cue],
+    cues: list[Cue],
+    packets: list[av.Packet],
+    fps: int,
+    note: FilmNote | None,
 ) -> None:
     """Writes the MP4; `first` are the segments of the first shot, from which the poster is."""
     frame = Fraction(1, fps)
@@ -237,7 +250,7 @@ def _mux(
         av.open(io.BytesIO(first[0]), format="mpegts") as template,
         av.open(path, "w", format="mp4", options={"movflags": "+faststart"}) as output,
     ):
-        output.set_chapters([_chapter(number, cue, frame) for number, cue in enumerate(cues, start=1)])
+        output.set_chapters([_chapter(number, cue, frame) for number, cue in enumerate(chapters, start=1)])
         video = output.add_stream_from_template(template.streams.video[0])
         text = output.add_stream("mov_text", time_base=frame)
         text.codec_context.subtitle_header = captions.text_style(video.width, video.height)
@@ -272,16 +285,22 @@ def _chapter(number: int, cue: Cue, frame: Fraction) -> dict:
     return {"id": number, "start": cue.start, "end": cue.end, "time_base": frame, "metadata": {"title": title}}
 
 
-def _plan(shots: Iterable[FilmShot]) -> tuple[list[Cue], list[av.Packet]]:
-    """Where each shot lies in the film, and every packet of it, in order. Shots without a frame are left out."""
-    cues, packets = [], []
+def _plan(shots: Iterable[FilmShot]) -> tuple[list[Cue], list[Cue], list[av.Packet]]:
+    """Where each shot lies in the film, where whatever a shot was told does, and every packet of it, in order. Shots
+    without a frame are left out."""
+    chapters, cues, packets = [], [], []
     for shot in shots:
-        start = len(packets)
+        starts = []
         for segment in shot.segments:
+            starts.append(len(packets))
             packets.extend(_packets(segment))
-        if len(packets) > start:
-            cues.append(Cue(start, len(packets), shot.caption))
-    return cues, packets
+        if not starts or starts[0] == len(packets):
+            continue
+        chapters.append(Cue(starts[0], len(packets), shot.caption))
+        told = {0: shot.caption} | {steer.chunk: steer.caption for steer in shot.steers if steer.chunk < len(starts)}
+        ends = [*(starts[chunk] for chunk in list(told)[1:]), len(packets)]
+        cues += [Cue(starts[chunk], end, words) for (chunk, words), end in zip(told.items(), ends, strict=True)]
+    return chapters, cues, packets
 
 
 def _packets(segment: bytes) -> Iterator[av.Packet]:

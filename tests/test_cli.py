@@ -210,7 +210,7 @@ def directed(random_model, random_model_folder, tmp_path_factory) -> tuple[Path,
     """A folder with film.mp4 and frames/ made from that note, and what was said meanwhile."""
     folder = tmp_path_factory.mktemp("directed")
     source = film_with(folder / "source.mp4", replace(DIRECTED, model=random_model.name))
-    options = ["-o", folder / "film.mp4", "--frames", folder / "frames", "--model", random_model_folder]
+    options = ["-o", folder / "film.mp4", "--frames", folder / "frames", "--model", random_model_folder, "--captions"]
     code, errors = in_process("film", "--from", source, *options)
     assert code == 0, errors
     return folder, errors
@@ -225,6 +225,12 @@ def test_seeds_lengths_steers_picks_and_dissolves_are_done_again(directed, rando
     folder, errors = directed
     assert "was made by" not in errors
     assert read_note(folder / "film.mp4") == replace(DIRECTED, model=random_model.name)
+    told = (folder / "film.vtt").read_text().split("\n\n")[1:]
+    assert [cue.split("\n")[2] for cue in told] == [
+        *("A red square waits.", "It turns green.", "It is gone."),
+        *("It comes back.", "Close-up."),
+    ]
+    assert told[1].startswith("2\n00:00:00.563 --> 00:00:01.313")
 
     engine = Engine(random_model)
 

@@ -516,6 +516,8 @@ def test_steering_changes_the_caption_from_the_next_chunk_on(director: Director,
     assert director.memory.shots[0].num_frames == FIRST + 3 * LATER
     times = frame_times(shown, recorder.fps)
     assert times == list(range(FIRST + 3 * LATER))
+    assert "--> 00:00:00.563\nIt jumps.\n\n2\n00:00:00.563 -->" in director.captions()  # after nine frames
+    assert director.captions().endswith("\nNow it sleeps.\n")
 
 
 def test_a_shot_that_ended_can_be_steered_on(director: Director, recorder: Recorder):

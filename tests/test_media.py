@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -245,6 +246,13 @@ def test_captions_are_a_subtitle_track(tmp_path: Path, note: FilmNote | None):
     path = tmp_path / "film.mp4"
     write_film(path, two_shots(), FPS, note)
     assert subtitles(path) == [(0, 21 / FPS, CAPTIONS[0]), (21 / FPS, 24 / FPS, CAPTIONS[1])]
+    steered = replace(two_shots()[0], steers=(Steer(1, "It waits."), Steer(5, "Never seen.")))
+    write_film(path, [steered, two_shots()[1]], FPS, note)
+    told = [(0, 9 / FPS, CAPTIONS[0]), (9 / FPS, 21 / FPS, "It waits."), (21 / FPS, 24 / FPS, CAPTIONS[1])]
+    assert subtitles(path) == told
+    with av.open(str(path)) as container:
+        assert [chapter["metadata"]["title"] for chapter in container.chapters()] == list(CAPTIONS)
+    write_film(path, two_shots(), FPS, note)
     with av.open(str(path)) as container:  # as a player reads them
         shown = [words.dialogue.decode() for words in container.decode(subtitles=0)]
     assert CAPTIONS[0] in shown
@@ -411,13 +419,15 @@ def test_damaged_films_have_the_note_or_none(film: Path):
 
 def test_webvtt_is_timed_by_frames_and_holds_no_markup():
     shots = [*two_shots(), FilmShot("never made", []), *two_shots()]
+    shots[0] = replace(shots[0], steers=(Steer(1, "It waits."),))
     shots[3] = FilmShot("Two\n\nlines\u2028and\x00 more", shots[3].segments)
     assert webvtt(shots, FPS) == (
         "WEBVTT\n\n"
-        "1\n00:00:00.000 --> 00:00:01.313\nA red ball jumps.\n\n"
-        '2\n00:00:01.313 --> 00:00:01.500\nWeiß {\\b1}\\N "☀" --&gt; &lt;i&gt;&amp; co&lt;/i&gt;\n\n'
-        "3\n00:00:01.500 --> 00:00:02.813\nTwo lines and\ufffd more\n\n"
-        '4\n00:00:02.813 --> 00:00:03.000\nWeiß {\\b1}\\N "☀" --&gt; &lt;i&gt;&amp; co&lt;/i&gt;\n'
+        "1\n00:00:00.000 --> 00:00:00.563\nA red ball jumps.\n\n"
+        "2\n00:00:00.563 --> 00:00:01.313\nIt waits.\n\n"
+        '3\n00:00:01.313 --> 00:00:01.500\nWeiß {\\b1}\\N "☀" --&gt; &lt;i&gt;&amp; co&lt;/i&gt;\n\n'
+        "4\n00:00:01.500 --> 00:00:02.813\nTwo lines and\ufffd more\n\n"
+        '5\n00:00:02.813 --> 00:00:03.000\nWeiß {\\b1}\\N "☀" --&gt; &lt;i&gt;&amp; co&lt;/i&gt;\n'
     )
 
 
@@ -426,6 +436,8 @@ def test_storyboard_shows_the_middle_of_every_shot():
     flat = [level for level, count in zip(*np.unique(sheet, return_counts=True), strict=True) if count > 50_000]
     assert len(flat) == 3  # the background and two pictures
     assert flat[1:] == pytest.approx([120, 200], abs=2)
+    assert storyboard(two_shots()) != storyboard([replace(two_shots()[0], steers=(Steer(1, "x"),)), two_shots()[1]])
+    assert replace(two_shots()[0], steers=(Steer(1, "It waits."),)).told == f"{CAPTIONS[0]} … then: It waits."
     assert "no film yet" in refusal(storyboard, [FilmShot("never made", [])])
 
 
