@@ -227,6 +227,7 @@ class Director(Screening, Exporting):
         self._waiting.clear()
         self._takes.clear()
         self._again.clear()
+        self._shown.clear()
         self._pinned.clear()
         self._dropped.clear()
         self._head = None

@@ -41,6 +41,7 @@ __all__ = [
     "encode_png",
     "enlarge",
     "enlargement",
+    "nth_frame",
     "read_note",
     "still",
     "storyboard",
@@ -196,9 +197,13 @@ def middle_frame(segments: list[bytes]) -> np.ndarray:
     ends = np.cumsum(counts)
     middle = int(ends[-1]) // 2
     which = int(np.searchsorted(ends, middle, side="right"))
-    with av.open(io.BytesIO(segments[which]), format="mpegts") as container:
-        frames = container.decode(video=0)
-        wanted = next(itertools.islice(frames, middle - int(ends[which]) + counts[which], None))
+    return nth_frame(segments[which], middle - int(ends[which]) + counts[which])
+
+
+def nth_frame(segment: bytes, number: int) -> np.ndarray:
+    """[H, W, 3] uint8: a frame of a segment, which has so many."""
+    with av.open(io.BytesIO(segment), format="mpegts") as container:
+        wanted = next(itertools.islice(container.decode(video=0), number, None))
         return wanted.reformat(format="rgb24", threads=ONE_THREAD).to_ndarray()
 
 

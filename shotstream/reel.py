@@ -17,10 +17,11 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save
 
 from shotstream.errors import UserError
-from shotstream.media import Segment, SegmentEncoder, enlargement
+from shotstream.media import Segment, SegmentEncoder, enlargement, nth_frame
 from shotstream.takes import Piece
 
 
@@ -89,6 +90,14 @@ class Reel:
     def last_picture(self, piece: Piece) -> np.ndarray:
         """[H, W, 3] uint8: the last picture of a piece, before it was encoded."""
         return load_file(piece.source)["picture"].numpy()
+
+    def picture(self, piece: Piece, frame: int) -> np.ndarray:
+        """[H, W, 3] uint8: a picture of a piece as it was shown, at the size that it was made in."""
+        last = self.last_picture(piece)
+        if frame + 1 == piece.num_frames:
+            return last
+        shown = nth_frame(piece.path.read_bytes(), frame)
+        return np.asarray(Image.fromarray(shown).reduce(len(shown) // len(last)))
 
     def drop(self, pieces: Iterable[Piece]) -> None:
         """Deletes footage that is not part of any film any more."""

@@ -5,6 +5,8 @@ Owns how far the stream has come. Knows no page and no clock: whoever shows segm
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
 from collections.abc import Callable
 
 import numpy as np
@@ -13,7 +15,7 @@ from shotstream.backends.backend import Camera
 from shotstream.media import Segment
 from shotstream.queueing import Queueing
 from shotstream.reel import Reel
-from shotstream.takes import Take
+from shotstream.takes import Piece, Take
 from shotstream.views import FilmView, FrameView, frame_views, queued_views, take_views, tree_views
 
 
@@ -23,6 +25,8 @@ class Screening(Queueing):
     def __init__(self, backend: Camera, reel: Reel, on_change: Callable[[], None]) -> None:
         super().__init__(backend, reel, on_change)
         self._num_shown = 0  # frames, in all films of this session: the stream goes on through all of them
+        self._player_began = 0  # how many of them the present player has not got
+        self._shown: list[tuple[int, Piece]] = []  # what was shown of the films that there are, by its first frame
 
     def view(self) -> FilmView:
         """Everything as it is now."""
@@ -81,6 +85,25 @@ class Screening(Queueing):
                 return self._last_picture(take)
             return None
 
+    def begin_player(self) -> None:
+        """What is shown from now on goes to another player, whose time begins at zero."""
+        with self._condition:
+            self._player_began = self._num_shown
+
+    def picture_at(self, seconds: float) -> np.ndarray | None:
+        """[H, W, 3] uint8: what the player shows at this time of its own, at the film's own size; None if it shows
+        nothing, or a film that is gone. Beyond the end it is the last picture."""
+        with self._condition:
+            if not self._shown:
+                return None
+            frame = self._player_began + math.floor(seconds * self._backend.fps + 0.01)  # a time may be rounded down
+            frame = min(frame, self._num_shown - 1)
+            place = bisect_right(self._shown, frame, key=lambda shown: shown[0]) - 1
+            if place < 0:
+                return None
+            first, piece = self._shown[place]
+            return self._reel.picture(piece, min(frame - first, piece.num_frames - 1))
+
     def has_unshown(self) -> bool:
         with self._condition:
             return bool(self._again) or self._unshown() is not None
@@ -93,6 +116,7 @@ class Screening(Queueing):
             if piece is None:
                 return None
             segment = self._reel.load(piece, self._num_shown)
+            self._shown.append((self._num_shown, piece))
             self._num_shown += segment.num_frames
             piece.shown = True
             self._condition.notify_all()

@@ -25,7 +25,7 @@ from shotstream.backends.in_process import InProcessBackend
 from shotstream.backends.turns import Turns
 from shotstream.director import Director
 from shotstream.errors import UserError
-from shotstream.events import Event, ShotRequest
+from shotstream.events import Chunk, Event, ShotRequest
 from shotstream.film import shoot_film
 from shotstream.memory import MemoryFile, ShotMemory, read_file, write_file
 from shotstream.models.random_model import save_random_model
@@ -815,6 +815,35 @@ def test_a_cast_picture_is_remembered_like_a_shot(director: Director, recorder: 
     assert [len(request.memory.shots) for request in recorder.requests] == [1]
     assert recorder.requests[0].caption == f"{STORY}shot1:It jumps." and recorder.requests[0].picks == ((0, 0),) * 6
     assert np.array_equal(director.remembered_frame(view.takes[0].key, 0), picture)
+
+
+def test_the_picture_that_the_player_shows(director: Director, recorder: Recorder):
+    assert director.picture_at(0.0) is None
+    shoot(director, "One.")
+    director.begin_player()  # as after an interruption
+    shoot(director, "Two.")
+    shots = [
+        np.concatenate([event.frames for event in recorder.backend.shoot(request) if isinstance(event, Chunk)])
+        for request in recorder.requests
+    ]
+
+    def shown(seconds: float, frames: np.ndarray = shots[1]) -> int:
+        """Which of a shot's frames is most like it."""
+        picture = director.picture_at(seconds).astype(int)
+        return int(np.abs(frames.astype(int) - picture).mean((1, 2, 3)).argmin())
+
+    fps, last = recorder.fps, len(shots[1]) - 1
+    for frame in (0, 1, 8, 9, 15, last):
+        assert shown(frame / fps) == shown((frame + 0.9) / fps) == frame
+    assert shown(1e5) == last and np.array_equal(director.picture_at(1e5), shots[1][-1])
+    one, _ = film(director)
+    director.rewind(one)
+    work(director)  # shows the end of that shot again
+    assert shown(1e5, shots[0]) == last
+    director.new_film()
+    assert director.picture_at(0.0) is None
+    shoot(director, "Three.")
+    assert director.picture_at(0.0) is None and director.picture_at(1e5) is not None
 
 
 def test_a_picture_cast_after_a_shot_that_is_cut_waits_again(director: Director):

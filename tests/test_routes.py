@@ -62,6 +62,13 @@ def test_a_story_opens_as_a_queue_and_is_kept_as_one(page: Page, client: TestCli
     watch(director, 2)
     assert [take.caption for take in director.view().takes] == ["It jumps.", "It waits."]
     assert client.get("/keep/story/story.json").json() == STORY
+    assert page.sessions.find("story").notice == ""
+    long = {"global_caption": "A red ball.", "mood": "gay"} | {f"shot{n}": f"It jumps {n}." for n in range(1, 24)}
+    page.sessions.open("long")
+    assert client.post("/open/long", content=json.dumps(long)).status_code == 200
+    notice = page.sessions.find("long").notice
+    assert '"mood"' in notice and "23 shots are more than can wait: the first 20 are queued." in notice
+    page.sessions.close("long")
     captions = client.get("/keep/story/captions.vtt").text
     assert captions.startswith("WEBVTT") and "It waits." in captions
     assert Image.open(io.BytesIO(client.get("/keep/story/storyboard.png").content)).width > 200
@@ -107,6 +114,16 @@ def test_a_picture_is_cast_into_the_film_of_its_tab(page: Page, client: TestClie
     assert frame.headers["content-type"] == "image/png"
     assert client.post("/cast/cast", params=asked).status_code == 200  # the film's last picture, which is this one
     watch(director, 2)
+    for at in ("", "x", "nan", "inf", "-1", "1e9"):
+        refused = client.post("/cast/cast", params=asked | {"at": at})
+        assert refused.status_code == 409 and "no time" in refused.text
+    assert "no picture" in client.post("/cast/cast", params=asked | {"at": "0"}).text  # the player shows nothing
+    director.queue_shot("A red ball.", "It jumps.")
+    watch(director, 3)
+    assert client.post("/cast/cast", params=asked | {"at": "0.2"}).status_code == 200
+    watch(director, 4)
+    take, seen = director.view().takes[-1], director.picture_at(0.2)
+    assert take.cast and np.array_equal(director.remembered_frame(take.key, 0), seen)
     for data in (b"hello", encode_png(picture)[:60]):
         refused = client.post("/cast/cast", params=asked, content=data)
         assert refused.status_code == 409 and "picture" in refused.text

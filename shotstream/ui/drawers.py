@@ -72,11 +72,11 @@ def _remembered(frame: FrameView, session: str) -> str:
 
 CAST = (
     '<p class="hint">A picture that the camera already saw: the next shots look back at it. Choose one, paste one, or '
-    "take the film's last.</p>"
+    "take the one that the player shows (pause it where you like).</p>"
     '<div class="cast"><label class="pick">Choose…<input type="file" accept="image/*"></label>'
     '<img class="chosen" alt="" hidden><input type="text" class="who" aria-label="Who or what it is" '
     'placeholder="Who or what is it?"><button type="button" class="act" data-cast="chosen">Cast it</button>'
-    '<button type="button" class="act" data-cast="last">Cast the last picture</button></div>'
+    '<button type="button" class="act" data-cast="shown">Cast what is on the screen</button></div>'
 )
 KEPT = {
     "story.json": "Story",

@@ -92,6 +92,8 @@
     const who = document.querySelector("#cast .who");
     if (button.dataset.cast === "chosen" && !chosen) return document.querySelector("#cast input[type=file]").click();
     const asked = new URLSearchParams({ story: story(), caption: who.value || "The hero." });
+    const video = document.querySelector("#film video");
+    if (button.dataset.cast === "shown" && video?.videoWidth) asked.set("at", video.currentTime);
     if ((await give(`cast/${session()}?${asked}`, button.dataset.cast === "chosen" ? chosen : null)) === null) return;
     who.value = "";
     chosen = null;

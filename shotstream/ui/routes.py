@@ -35,6 +35,7 @@ from shotstream.ui.gestures import MAX_BYTES, perform, read_gesture
 from shotstream.ui.session import Session, Sessions
 
 MAX_PICTURE, MAX_UNKNOWN = 20_000_000, 64_000_000  # bytes; the latter of a session that comes before the model
+MAX_SECONDS = 1e6
 GONE = "This film is gone: its page was closed."
 POSTER = Path(__file__).parents[2] / "assets" / "poster.mp4"
 
@@ -103,11 +104,15 @@ class Routes:
         return await self._received(request, most_bytes(model) if model else MAX_UNKNOWN, self._open)
 
     async def cast(self, request: Request) -> Response:
-        """Puts a visitor's picture into the film; without one, the picture that the film ended with."""
+        """Puts a visitor's picture into the film; without one, what the player shows `at` seconds, or else the picture
+        that the film ended with."""
         return await self._received(request, MAX_PICTURE, self._cast)
 
-    async def _received(self, request: Request, most: int, use: Callable[[Session, Path, Request], str]) -> Response:
-        """Hands a body of at most `most` bytes to `use`, as a file; what that says, or why it cannot."""
+    async def _received(
+        self, request: Request, most: int, use: Callable[[Session, Path, Request], tuple[str, str]]
+    ) -> Response:
+        """Hands a body of at most `most` bytes to `use`, as a file: its answer and its notice for the page, or why it
+        cannot be used."""
         session = self.sessions.find(request.path_params["session"])
         if session is None:
             return PlainTextResponse(GONE, 404)
@@ -118,15 +123,15 @@ class Routes:
                     message = f"This file is larger than {most // 1_000_000} MB: choose a smaller one."
                     session.tell(message)
                     return PlainTextResponse(message, 413)
-                answer = await asyncio.to_thread(use, session, path, request)
+                answer, notice = await asyncio.to_thread(use, session, path, request)
             except UserError as error:
                 message = str(error).replace(str(path), "The file")  # where it lay for a moment is nobody's business
                 session.tell(message)
                 return PlainTextResponse(message, 409)
-        session.tell("")
+        session.tell(notice)
         return PlainTextResponse(answer)
 
-    def _open(self, session: Session, path: Path, request: Request) -> str:
+    def _open(self, session: Session, path: Path, request: Request) -> tuple[str, str]:
         with path.open("rb") as file:
             start = file.read(MAX_FILE_BYTES + 1)
         if b"\0" not in start[:8] and start.removeprefix(BOM_UTF8).lstrip()[:1] == b"{":  # memory begins with a number
@@ -134,24 +139,27 @@ class Routes:
             session.director.new_film()
             for shot in story.shots[:MAX_WAITING]:
                 session.director.queue_shot(story.global_caption, shot.caption)
-            told = story.global_caption
+            told, notice = story.global_caption, _left_out(story)
         else:
-            told = session.director.resume(path)
+            told, notice = session.director.resume(path), ""
         self._forget(request.path_params["session"])
-        return told
+        return told, notice
 
-    def _cast(self, session: Session, path: Path, request: Request) -> str:
+    def _cast(self, session: Session, path: Path, request: Request) -> tuple[str, str]:
         story, caption = (request.query_params.get(name, "") for name in ("story", "caption"))
         if self.backend.model is None:
             raise UserError("The model is still loading: cast the picture in a moment.")
-        picture = session.director.last_picture()
         if body := path.read_bytes():
             size = session.director.size or (self.backend.model.width, self.backend.model.height)
             picture = fit_picture(body, *size)
+        elif "at" in request.query_params:
+            picture = session.director.picture_at(_seconds(request.query_params["at"]))
+        else:
+            picture = session.director.last_picture()
         if picture is None:
             raise UserError("There is no picture to cast yet: choose one, or make a shot first.")
         session.director.cast(story, caption, picture)
-        return ""
+        return "", ""
 
     def keep(self, request: Request) -> Response:
         """A tab's film in another form: `story.json`, `captions.vtt`, `storyboard.png` or `session.memory`."""
@@ -239,6 +247,24 @@ def context_of(request: gr.Request) -> Context:
     context = copy_context()
     context.run(LocalContext.request.set, request)
     return context
+
+
+def _seconds(text: str) -> float:
+    """A time that a page sent. Raises UserError."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < MAX_SECONDS:  # not a number is neither
+        raise UserError("The page sent no time of its player: reload it.")
+    return seconds
+
+
+def _left_out(story: Story) -> str:
+    """What of a story is not queued when it is opened, in words."""
+    more = len(story.shots) - MAX_WAITING
+    shots = f"{len(story.shots)} shots are more than can wait: the first {MAX_WAITING} are queued." if more > 0 else ""
+    return " ".join(filter(None, (story.warning, shots)))
 
 
 async def _store(request: Request, path: Path, most: int) -> bool:
