@@ -18,7 +18,7 @@ from shotstream.errors import UserError
 from shotstream.plan import LONGEST_SHOT
 from shotstream.reel import Reel
 from shotstream.remembering import Remembering
-from shotstream.story import clean_prompt
+from shotstream.story import MAX_PROMPT_CHARACTERS, clean_prompt
 from shotstream.takes import BEGINNING, Prompt, Take
 
 MAX_WAITING = 20  # prompts
@@ -38,6 +38,7 @@ class Queueing(Remembering):
         self._rolling = False
         self._seed = secrets.randbits(62)
         self._num_keys = 0
+        self._typed = ""  # what will probably be asked for next
 
     def queue_shot(
         self, global_caption: str, caption: str, num_chunks: int | None = None, dissolve: bool = False
@@ -69,9 +70,19 @@ class Queueing(Remembering):
     def _put(self, prompt: Prompt, place: int) -> int:
         number = sum(not take.lost for take in self._film()) + place
         self._waiting.insert(place, prompt)
+        self._typed = ""
         self._held, self.message = False, None
         self._foresee(prompt, number)
         return prompt.key
+
+    def expect(self, caption: str) -> None:
+        """Somebody is typing this prompt: as long as nothing waits, the next shot is foreseen to be it."""
+        words = caption.strip()[:MAX_PROMPT_CHARACTERS]
+        with self._condition:
+            if words == self._typed:
+                return
+            self._typed = words
+        self._on_change()
 
     def _new_key(self) -> int:
         self._num_keys += 1

@@ -15,7 +15,7 @@ from shotstream.backends.backend import Camera
 from shotstream.media import Segment
 from shotstream.queueing import Queueing
 from shotstream.reel import Reel
-from shotstream.takes import Piece, Take
+from shotstream.takes import Piece, Take, path_to
 from shotstream.views import FilmView, FrameView, frame_views, queued_views, take_views, tree_views
 
 
@@ -54,14 +54,18 @@ class Screening(Queueing):
                 rolling=self._rolling,
                 playing=self._making is not None or self._unshown() is not None,
                 policy=self._policy,
+                unsaid=self._policy == "retrieval" and not self._waiting and not self._typed,
                 weighing=self._weighs,
                 branched=any(node.lane for node in tree),
                 size=self._size,
             )
 
     def _frame_views(self, film: list[Take]) -> tuple[FrameView, ...]:
-        caption = self._waiting[0].caption if self._waiting else ""
-        picks = self._picks(self._head, caption)
+        """The memory of `film` as the next shot looks back at it, or of the film that the next shot goes on from."""
+        following = self._waiting[0] if self._waiting else None
+        if following and following.after is not None:
+            film = path_to(self._takes.get(following.after))
+        picks = self._picks(film[-1] if film else None, following.caption if following else self._typed)
         return frame_views(film, picks, self._pinned, self._dropped, self._backend.fps) if picks else ()
 
     def still(self, key: int) -> bytes | None:

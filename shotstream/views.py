@@ -91,6 +91,7 @@ class FilmView:
     rolling: bool = False
     playing: bool = False  # there is a shot that a cut would end
     policy: str = "recent"
+    unsaid: bool = False  # which frames the next shot looks back at is for its prompt to say
     weighing: bool = False  # attention
     branched: bool = False  # the tree is more than one film
     size: tuple[int, int] | None = None  # width, height of the pictures; None the model's own

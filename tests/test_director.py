@@ -792,6 +792,21 @@ def test_the_anchor_keeps_the_first_shot(director: Director, recorder: Recorder)
         director.remember_by("first")
 
 
+def test_what_is_typed_is_foreseen(director: Director, recorder: Recorder):
+    shoot(director, "Tom sits.", *(f"A fox runs {n}." for n in range(7)))
+    director.remember_by("retrieval")
+    assert director.view().unsaid and 1 not in [frame.number for frame in director.view().frames if frame.next]
+    director.expect("Tom again.")
+    expected = [(f.number - 1, f.offset) for f in director.view().frames if f.next]
+    assert expected[0][0] == 0 and not director.view().unsaid
+    director.queue_shot(STORY, "Tom again.")
+    work(director)
+    assert list(recorder.requests[-1].picks) == expected
+    assert director.view().unsaid  # that prompt is gone
+    director.retake(film(director)[2])
+    assert {frame.number for frame in director.view().frames if frame.next} == {1, 2}
+
+
 def test_attention_is_told_when_asked_for(director: Director, recorder: Recorder):
     shoot(director, "One.", "Two.")
     assert all(frame.attention is None for frame in director.view().frames)

@@ -47,7 +47,8 @@ def memory(view: FilmView, session: str) -> str:
     )
     weigh = button("Hide attention", "attention", on="") if view.weighing else button("Attention", "attention", on="1")
     frames = "".join(_remembered(frame, session) for frame in view.frames)
-    return f'<p class="policies">{choices}{weigh}</p><ol class="frames">{frames}</ol>'
+    unsaid = '<p class="hint">Which of them they are depends on the next prompt: type it.</p>' if view.unsaid else ""
+    return f'<p class="policies">{choices}{weigh}</p>{unsaid}<ol class="frames">{frames}</ol>'
 
 
 def _remembered(frame: FrameView, session: str) -> str:

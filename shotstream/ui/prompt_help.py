@@ -50,6 +50,7 @@ class PromptHelp:
 
     def say_advice(self, director: Director, story: str, prompt: str) -> dict[str, str]:
         """{"told": the advice, or nothing}"""
+        director.expect(prompt)
         return {"told": self.advice(director, story, prompt)}
 
     def say_completed(self, director: Director, story: str, prompt: str) -> dict[str, str]:

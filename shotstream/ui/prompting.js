@@ -25,7 +25,7 @@
     clearTimeout(waiting);
     waiting = setTimeout(async () => {
       const prompt = box().value;
-      if (!prompt.trim()) return tell("");
+      if (!prompt.trim()) tell(""); // and the server is told that nothing is typed any more
       const answer = await ask("advice", prompt);
       if (answer && box().value === prompt) tell(answer.told);
     }, 300);

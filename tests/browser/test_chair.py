@@ -108,6 +108,13 @@ def test_memory_can_be_seen_and_edited(open_tab):
     tab.wait_until("document.querySelectorAll('.frames .pinned').length === 1")
     page.click("[data-policy=anchor]")
     tab.wait_until("document.querySelector('[data-policy=anchor]').getAttribute('aria-pressed') === 'true'")
+    page.click("[data-policy=retrieval]")
+    unsaid = "document.querySelector('#memory').textContent.includes('depends on the next prompt')"
+    tab.wait_until(unsaid)
+    page.fill("#next-shot textarea", "It jumps.")
+    tab.wait_until(f"!{unsaid}")
+    page.fill("#next-shot textarea", "")
+    tab.wait_until(unsaid)
     page.click("[data-do=attention]")
     tab.direct("It waits.")
     shots(tab, 2)
@@ -135,7 +142,9 @@ def test_what_the_player_shows_is_cast(open_tab):
 
     tab.direct("A red ball jumps on the beach.")
     shots(tab, 1)
-    tab.wait_until("(v => v.currentTime > v.buffered.end(0) - 0.2)(document.querySelector('#film video'))")
+    tab.wait_until(
+        "(v => v.buffered.length && v.currentTime > v.buffered.end(0) - 0.2)(document.querySelector('#film video'))"
+    )
     end = pixels("#film video")
     page.evaluate("(v => (v.pause(), v.currentTime = 0.34))(document.querySelector('#film video'))")  # frame 5
     tab.wait_until("!document.querySelector('#film video').seeking")
