@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 ROOT = Path(__file__).parents[2]
 PATIENCE = 240  # seconds, for a machine that trains a model meanwhile; what is promised is measured elsewhere
 
@@ -134,3 +136,28 @@ class Tab:
 
     def picture(self) -> bytes:
         return self.page.locator("#film video").screenshot()
+
+    def pixels(self, selector: str) -> np.ndarray:
+        """Of a picture on the page, [32, 48, 4], reduced to the size that films are made in."""
+        values = self.page.evaluate(
+            """(selector) => {
+                const canvas = new OffscreenCanvas(48, 32).getContext('2d');
+                canvas.drawImage(document.querySelector(selector), 0, 0, 48, 32);
+                return [...canvas.getImageData(0, 0, 48, 32).data];
+            }""",
+            selector,
+        )
+        return np.array(values, dtype=float).reshape(32, 48, 4)
+
+    def cast_shown(self, seconds: float) -> tuple[np.ndarray, np.ndarray]:
+        """Casts what the player shows at a time of its own; what it shows, and what was cast, as `pixels`."""
+        shots = self.page.locator(".strip .made").count()
+        self.page.evaluate(f"(v => (v.pause(), v.currentTime = {seconds}))(document.querySelector('#film video'))")
+        self.wait_until("!document.querySelector('#film video').seeking")
+        if not self.page.is_visible("#cast .who"):
+            self.page.click("#cast button >> nth=0")
+        self.page.fill("#cast .who", "The hero.")
+        self.page.click("[data-cast=shown]")
+        self.wait_until(f"document.querySelectorAll('.strip .made img').length === {shots + 1}")
+        self.wait_until("[...document.querySelectorAll('.strip .made img')].at(-1).complete")
+        return self.pixels("#film video"), self.pixels(".strip .made:last-child img")
