@@ -18,6 +18,7 @@ import av
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from shotstream.errors import UserError
@@ -84,12 +85,12 @@ class Reel:
         return Segment(data, piece.duration, piece.num_frames)
 
     def latents(self, pieces: Sequence[Piece]) -> torch.Tensor | None:
-        """[f, C, h, w] of all these pieces; None for none."""
-        return torch.cat([load_file(piece.source)["latents"] for piece in pieces]) if pieces else None
+        """[f, C, h, w] of all these pieces; None for none. Raises UserError if they cannot be read."""
+        return torch.cat([_source(piece)["latents"] for piece in pieces]) if pieces else None
 
     def last_picture(self, piece: Piece) -> np.ndarray:
-        """[H, W, 3] uint8: the last picture of a piece, before it was encoded."""
-        return load_file(piece.source)["picture"].numpy()
+        """[H, W, 3] uint8: the last picture of a piece, as it was. Raises UserError if it cannot be read."""
+        return _source(piece)["picture"].numpy()
 
     def picture(self, piece: Piece, frame: int) -> np.ndarray:
         """[H, W, 3] uint8: a picture of a piece as it was shown, at the size that it was made in."""
@@ -124,6 +125,14 @@ def retimed(data: bytes, seconds: Fraction) -> bytes:
                 packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, stream
                 new.mux(packet)
     return buffer.getvalue()
+
+
+def _source(piece: Piece) -> dict[str, torch.Tensor]:
+    """What lies beside a segment; mapped, so that only what is used is read."""
+    try:
+        return load_file(piece.source)
+    except (OSError, SafetensorError) as error:
+        raise UserError("What this shot goes on from cannot be read from the disk any more: shoot another.") from error
 
 
 def _no_room(error: OSError) -> UserError:

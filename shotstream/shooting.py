@@ -14,14 +14,14 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from shotstream.backends.backend import Camera
 from shotstream.errors import UserError
-from shotstream.events import Chunk, Progress, ShotDone, ShotRequest
+from shotstream.events import Chunk, Event, Progress, ShotDone, ShotRequest
 from shotstream.media import dissolve, still
 from shotstream.memory import Memory
 from shotstream.reel import Reel
@@ -129,19 +129,21 @@ class Shooting:
             self._backend.foresee(compose_caption(prompt.global_caption, number, prompt.caption))
 
     def _request(self, take: Take) -> ShotRequest:
-        memory = take.memory_before
-        words = take.caption_at(take.num_chunks if take.unfinished else take.num_chunks - 1)
-        return ShotRequest(
-            caption=compose_caption(take.prompt.global_caption, len(memory.shots), words),
-            memory=memory,
-            seed=take.seed,
-            num_chunks=take.wanted or take.prompt.num_chunks,
-            width=self._size and self._size[0],
-            height=self._size and self._size[1],
-            prefix=self._reel.latents(take.footage),
-            picks=take.picks,
-            attention=self._weighs,
-        )
+        """What to ask the camera for; reads what there is of the take from the disk, which nobody has to wait for."""
+        with self._condition:
+            memory, footage = take.memory_before, tuple(take.footage)
+            words = take.caption_at(take.num_chunks if take.unfinished else take.num_chunks - 1)
+            request = ShotRequest(
+                caption=compose_caption(take.prompt.global_caption, len(memory.shots), words),
+                memory=memory,
+                seed=take.seed,
+                num_chunks=take.wanted or take.prompt.num_chunks,
+                width=self._size and self._size[0],
+                height=self._size and self._size[1],
+                picks=take.picks,
+                attention=self._weighs,
+            )
+        return replace(request, prefix=self._reel.latents(footage))
 
     def _continue(self, take: Take) -> None:
         """Makes the chunks of a take that are still to come, and closes it."""
@@ -151,14 +153,13 @@ class Shooting:
             ticket = self._start(take)
             if ticket is None:
                 return
-            request = None if take.prompt.picture is not None else self._request(take)
             timing = Timing()
         self._on_change()
         with self._telling(take, ticket):
-            if request is None:
+            if take.prompt.picture is not None:
                 self._cast(take, ticket)
             else:
-                self._run(take, ticket, request, timing)
+                self._run(take, ticket, self._request(take), timing)
 
     def _close(self, take: Take) -> None:
         """Has the engine close a take after the chunks that it has, so that later shots remember those."""
@@ -168,20 +169,40 @@ class Shooting:
             if take is not self._head or not take.footage or take.unfinished:
                 return None
             ticket, take.broken = self._ticket, None
-            request = self._request(take)
         try:
-            with closing(self._backend.shoot(request)) as events:
-                done = next(event for event in events if isinstance(event, ShotDone))
+            done = None
+            for event in self._events(self._request(take), ticket):
+                done = event if isinstance(event, ShotDone) else None
         except Exception as error:
-            with self._changing():
-                take.lost = True
-                self.message = f"The film cannot remember its last shot ({_reason(error)}): later shots go without it."
+            self._lose(take, ticket, error)
             return None
         with self._changing():
-            if ticket is self._ticket:
+            if done is not None and ticket is self._ticket:
                 take.attention = done.attention or ()
                 self._remember(take, done.memory)
         return None
+
+    def _lose(self, take: Take, ticket: object, error: Exception) -> None:
+        """A take could not be closed: the film goes on without it, if it did not go elsewhere meanwhile."""
+        with self._condition:
+            if ticket is not self._ticket:
+                return
+            if not isinstance(error, UserError):
+                log.error("a shot could not be closed", exc_info=error)
+            take.lost = True
+            self.message = f"The film cannot remember its last shot ({_reason(error)}): later shots go without it."
+            self._condition.notify_all()
+        self._on_change()
+
+    def _events(self, request: ShotRequest, ticket: object) -> Iterator[Event]:
+        """What the camera says, for as long as the run has its ticket."""
+        if ticket is not self._ticket:  # taken away before there was anything to be cancelled
+            return
+        with closing(self._backend.shoot(request)) as events:
+            for event in events:
+                yield event
+                if ticket is not self._ticket:
+                    return
 
     def _cast(self, take: Take, ticket: object) -> None:
         memory = take.memory_before
@@ -196,7 +217,7 @@ class Shooting:
         self._on_change()
 
     def _run(self, take: Take, ticket: object, request: ShotRequest, timing: Timing) -> None:
-        with closing(self._backend.shoot(request)) as events:
+        with closing(self._events(request, ticket)) as events:
             for event in events:
                 match event:
                     case Progress(stage="load" | "turn"):
@@ -208,8 +229,6 @@ class Shooting:
                         self._file(take, ticket, event, timing)
                     case ShotDone():
                         self._finish(take, ticket, event, timing, request)
-                if ticket is not self._ticket:
-                    return
 
     def _file(self, take: Take, ticket: object, chunk: Chunk, timing: Timing) -> None:
         """Encodes a chunk and adds it to the take, unless that was interrupted meanwhile."""
@@ -276,11 +295,12 @@ class Shooting:
         try:
             yield
         except Exception as error:
-            if not isinstance(error, UserError):
-                log.exception("a shot failed")
             with self._condition:
-                if ticket is not self._ticket:
-                    return  # interrupted: nobody waits for it
+                if ticket is not self._ticket:  # nobody waits for it, and what it was made from may be gone
+                    log.debug("an interrupted shot failed", exc_info=True)
+                    return
+                if not isinstance(error, UserError):
+                    log.exception("a shot failed")
                 self._end()
                 self.message = str(error) if isinstance(error, UserError) else _unexpected(error)
                 take.broken = take.wanted if take.footage else None

@@ -330,6 +330,45 @@ def test_new_film_in_the_middle_of_a_shot(director: Director, recorder: Recorder
     assert len(recorder.requests) == 1  # nothing is spent on remembering what was forgotten
 
 
+@pytest.mark.parametrize("error", [None, UserError("The camera broke.")])
+def test_what_becomes_of_closing_a_shot_is_nothing_to_another_film(recorder: Recorder, error: UserError | None):
+    class Camera(Recorder):
+        def shoot(self, request: ShotRequest) -> Iterator[Event]:
+            for event in super().shoot(request):
+                if len(self.requests) == 2:  # the first was cut, this one closes it
+                    events.append(event)
+                    director.new_film()
+                    if error is not None:
+                        raise error
+                yield event
+
+    events: list[Event] = []
+    director = Director(Camera(recorder.backend))
+    at_chunk(director, 2, lambda: (director.next_segment(), director.stop()))
+    director.queue_shot(STORY, "One.")
+    director.shoot_next()
+    director.shoot_next()
+    assert len(events) == 1  # and it ends there
+    assert director.view().message is None and director.view().takes == () and director.memory.shots == ()
+    director.close()
+
+
+def test_a_shot_that_cannot_be_read_again_costs_one_shot(director: Director, recorder: Recorder):
+    recorder.fail_at, recorder.error = (0,), UserError("The camera broke.")
+    director.queue_shot(STORY, "One.")
+    work(director)
+    (take,) = director._takes.values()
+    take.footage[0].source.write_bytes(b"damaged")
+    director.retry()
+    work(director)
+    view = director.view()
+    assert "cannot be read" in view.message and view.broken and len(recorder.requests) == 1
+    shoot(director, "Two.")
+    view = director.view()
+    assert [take.caption for take in view.takes] == ["One.", "Two."] and take.lost
+    assert view.message.startswith("The film cannot remember its last shot (What this shot goes on from")
+
+
 def test_close_cancels_frees_the_disk_and_ends_the_thread(recorder: Recorder):
     director = Director(recorder)
     folder = director._reel.folder

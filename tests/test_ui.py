@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +25,7 @@ from shotstream.media import Segment
 from shotstream.models.random_model import save_random_model
 from shotstream.models.weights import load_model
 from shotstream.sampler import Schedule
+from shotstream.takes import Prompt
 from shotstream.ui import drawers, launch, render
 from shotstream.ui.limits import Limits
 from shotstream.ui.page import STORIES, Page
@@ -190,6 +192,24 @@ def test_a_segment_says_how_long_ago_it_left():
     for other in (f"{player._id}/other.ts", "9999/one.ts", f"{player._id}/playlist.m3u8"):
         assert "Server-Timing" not in client.get(f"/gradio_api/stream/tab/run/{other}").headers
     assert len(told) == 1
+
+
+def test_a_bug_does_not_end_the_camera(backend: InProcessBackend, caplog: pytest.LogCaptureFixture):
+    session = Session(backend)
+    with session.director._changing():
+        session.director._waiting += [Prompt(1, "", "A cat runs.", after=99)]  # there is no such take
+    wait_until(lambda: session.notice)
+    assert "KeyError" in session.notice and "99" not in session.notice and "Traceback" in caplog.text
+    session.director.queue_shot("", "A cat waits.", 1)
+    wait_until(lambda: session.director.memory.shots)
+    session.close()
+
+
+def wait_until(holds: Callable[[], object]) -> None:
+    give_up = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
 
 
 def test_sessions_are_separate_and_end_for_good(backend: InProcessBackend):

@@ -9,6 +9,7 @@ still. So segments leave `LEAD` seconds before the viewer, by the wall clock, ne
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections import deque
@@ -24,9 +25,12 @@ from shotstream.ui.limits import Limits
 from shotstream.ui.seat import Seat
 from shotstream.views import FilmView
 
+log = logging.getLogger(__name__)
+
 LEAD, MOST_LEAD = 1.2, 3.0  # seconds
 USUAL_WAY = 0.6  # seconds from leaving to being asked for, for which `LEAD` is enough
 FRESH_AFTER = 20 * 60  # seconds, then a stream may end: its playlist, which the browser reads again and again, grows
+AFTER_BUG = 1.0  # seconds until the camera goes on after an error that nobody foresaw, which may come again at once
 STILL = 3  # seconds without anything to be shown, before it does
 
 
@@ -100,8 +104,15 @@ class Session:
         self.director.close()
 
     def _shoot(self) -> None:
-        while self.director.shoot_next():
-            pass
+        """Whatever goes wrong, the tab has a camera for as long as it is open."""
+        while True:
+            try:
+                if not self.director.shoot_next():
+                    return
+            except Exception as error:  # what goes wrong with a shot is the film's message, so this is a bug
+                log.exception("the camera stumbled")
+                self.tell(f"Something went wrong ({type(error).__name__}): try it again, the film so far is kept.")
+                time.sleep(AFTER_BUG)
 
     def _changed(self) -> None:
         if self._loop is not None:
