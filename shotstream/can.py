@@ -11,7 +11,7 @@ another take of, counts as seen. A take that another film went on from never cha
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from shotstream.backends.backend import Camera
 from shotstream.errors import UserError
@@ -48,9 +48,10 @@ class Can(Shooting):
                 piece.shown = True
         return take
 
-    def _went_on(self, take: Take) -> bool:
-        """Is there a film that goes on from this take? It remembers the take as it is, which may then not change."""
-        return any(other.parent is take for other in self._takes.values())
+    def _went_on(self, take: Take, besides: Sequence[Take] = ()) -> bool:
+        """Is there a film that goes on from this take, `besides` these takes? It remembers the take as it is, which may
+        then not change."""
+        return any(other.parent is take and other not in besides for other in self._takes.values())
 
     def _check_takes(self) -> None:
         if len(self._takes) >= MAX_TAKES:
@@ -69,18 +70,25 @@ class Can(Shooting):
         """
         self._interrupt()
         self._again.clear()
-        film, undone = self._film(), []
-        for place, take in enumerate(film):
+        take, undone = self._being_shown()
+        if take is not None:
             shown = sum(piece.shown for piece in take.footage)
-            if shown < len(take.footage) or take.unfinished:
-                stays = bool(shown) or keep_first
-                if stays:
-                    self._shorten(take, max(1, shown))
-                undone = film[place + stays :]  # a picture that was cast after unseen footage, too
-                break
+            if shown or keep_first:
+                self._shorten(take, max(1, shown))
+            else:
+                undone = [take, *undone]
         for take in undone:
             self._remove(take)
         return [take.prompt for take in undone]
+
+    def _being_shown(self) -> tuple[Take | None, list[Take]]:
+        """The first shot of the film that was not shown to its end, if there is one, and those after it: also a picture
+        that was cast after unseen footage."""
+        film = self._film()
+        for place, take in enumerate(film):
+            if take.unfinished or not all(piece.shown for piece in take.footage):
+                return take, film[place + 1 :]
+        return None, []
 
     def _shorten(self, take: Take, chunks: int) -> None:
         self._reel.drop(take.footage[chunks:])

@@ -26,7 +26,7 @@ from shotstream.reel import Reel
 from shotstream.saving import check_model, read_session
 from shotstream.screening import Screening
 from shotstream.story import clean_prompt
-from shotstream.takes import BEGINNING, Take, newest_future
+from shotstream.takes import BEGINNING, Take, newest_future, path_to
 
 
 class Director(Screening, Exporting):
@@ -54,7 +54,8 @@ class Director(Screening, Exporting):
         shot = checked(global_caption, caption, num_chunks, dissolve)
         with self._changing():
             try:
-                self._check_room()
+                self._check_queue()
+                self._check_film(self._film())
             except UserError as error:
                 raise UserError(f"The shot was cut, and what was to come next is not queued: {error}") from error
             finally:
@@ -69,31 +70,30 @@ class Director(Screening, Exporting):
         """
         words = clean_prompt(caption, "The new direction")
         with self._changing():
-            self._waiting[:0] = self._drop_unshown(keep_first=True)
-            take = self._head
+            shown, undone = self._being_shown()
+            take = shown or self._head
             if take is None or take.lost or not (take.footage or take.unfinished):
                 raise UserError("There is no shot to steer: make one first.")
-            chunk = max(1, take.num_chunks)
+            chunk = max(1, sum(piece.shown for piece in take.footage))
             if chunk >= LONGEST_SHOT:
                 raise UserError(f"A shot has at most {LONGEST_SHOT} chunks: go on with a new one.")
-            if self._went_on(take):
-                take = self._fork(take)
+            fork = self._fork(take) if self._went_on(take, besides=undone) else None
+            self._waiting[:0] = self._drop_unshown(keep_first=True)
+            if fork is not None:
+                self._takes[fork.key] = self._head = take = fork
             time_for_it = take.prompt.num_chunks or self._usual
             take.wanted = min(LONGEST_SHOT, max(take.wanted or 0, chunk + time_for_it))
             take.steers = [*(steer for steer in take.steers if steer.chunk < chunk), Steer(chunk, words)]
             take.memory, take.stopped, take.ended, take.broken = None, False, False, None
 
     def _fork(self, take: Take) -> Take:
-        """Another take in the place of the film's last one, the same so far, that may change. Raises UserError."""
+        """Another take, the same so far, that may change and may stand in its place. Raises UserError, and then nothing
+        is changed."""
         self._check_takes()
-        fork = replace(
-            take,
-            prompt=replace(take.prompt, key=self._new_key()),
-            footage=[self._reel.copy(piece) for piece in take.footage],
-        )
+        footage = self._reel.copy(take.footage)
+        fork = replace(take, prompt=replace(take.prompt, key=self._new_key()), footage=footage)
         for marked in (self._pinned, self._dropped):
             marked |= {(fork.key, frame) for key, frame in marked if key == take.key}
-        self._takes[fork.key] = self._head = fork
         return fork
 
     def stop(self) -> None:
@@ -112,6 +112,8 @@ class Director(Screening, Exporting):
         it, what came after the old take stays in the tree."""
         words = None if caption is None else clean_prompt(caption, "The shot")
         with self._changing():
+            before = path_to(self._find(key).parent)
+            self._check_film(before)
             take = self._kept(key)
             self._jump()
             prompt = replace(
@@ -120,7 +122,7 @@ class Director(Screening, Exporting):
                 caption=words or take.prompt.caption,
                 after=take.parent.key if take.parent else BEGINNING,
             )
-            return self._queue(prompt)
+            return self._queue(prompt, before)
 
     def rewind(self, key: int) -> None:
         """The film ends with this take, and goes on from there; `BEGINNING` is before the first."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -55,20 +55,26 @@ class Queueing(Remembering):
         with self._changing():
             return self._queue(Prompt(self._new_key(), story, words, picture=picture))
 
-    def _queue(self, prompt: Prompt) -> int:
-        self._check_room()
-        return self._put(prompt, len(self._waiting))
+    def _queue(self, prompt: Prompt, before: Sequence[Take] | None = None) -> int:
+        """Puts a prompt at the end of the queue, behind which the film is `before`, if it is not to go on as it is."""
+        self._check_queue()
+        self._check_film(self._film() if before is None else before)
+        return self._put(prompt, len(self._waiting), before)
 
-    def _check_room(self) -> None:
+    def _check_queue(self) -> None:
         """Raises UserError if no shot more may wait."""
         if len(self._waiting) >= MAX_WAITING:
             raise UserError(f"{MAX_WAITING} shots are waiting already: let some of them play first.")
-        if sum(take.seconds for take in self._film()) >= MAX_FILM_SECONDS:
+
+    def _check_film(self, film: Sequence[Take]) -> None:
+        """Raises UserError if no shot more can come after this film."""
+        if sum(take.seconds for take in film) >= MAX_FILM_SECONDS:
             raise UserError(f"This film is {MAX_FILM_SECONDS // 60} minutes long: download it and start a new one.")
         self._check_takes()
 
-    def _put(self, prompt: Prompt, place: int) -> int:
-        number = sum(not take.lost for take in self._film()) + place
+    def _put(self, prompt: Prompt, place: int, before: Sequence[Take] | None = None) -> int:
+        film = self._film() if before is None else before
+        number = sum(not take.lost for take in film) + place
         self._waiting.insert(place, prompt)
         self._typed = ""
         self._held, self.message = False, None

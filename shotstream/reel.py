@@ -60,17 +60,19 @@ class Reel:
             raise _no_room(error) from error
         return piece
 
-    def copy(self, piece: Piece) -> Piece:
+    def copy(self, pieces: Sequence[Piece]) -> list[Piece]:
         """The same footage once more, which is dropped by itself. Raises UserError if it does not fit."""
-        path, source = self._new_paths()
-        twin = replace(piece, path=path, source=source)
+        twins = []
         try:
-            shutil.copyfile(piece.path, path)
-            shutil.copyfile(piece.source, source)
+            for piece in pieces:
+                path, source = self._new_paths()
+                twins.append(replace(piece, path=path, source=source))
+                shutil.copyfile(piece.path, path)
+                shutil.copyfile(piece.source, source)
         except OSError as error:
-            self.drop([twin])
+            self.drop(twins)
             raise _no_room(error) from error
-        return twin
+        return twins
 
     def _new_paths(self) -> tuple[Path, Path]:
         self._num_files += 1

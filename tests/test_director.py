@@ -694,6 +694,36 @@ def test_a_shot_that_another_film_went_on_from_is_steered_as_a_take_of_its_own(d
     assert director.view().message is None
 
 
+def test_what_is_refused_changes_nothing(director: Director, monkeypatch: pytest.MonkeyPatch):
+    resource = pytest.importorskip("resource", reason="needs Unix limits")
+    shoot(director, "One.")
+    (one,) = film(director)
+    director.queue_shot(STORY, "Two.")
+    director.shoot_next()
+    director.queue_shot(STORY, "Three.")
+    before = director.view()
+    with monkeypatch.context() as less:
+        less.setattr("shotstream.can.MAX_TAKES", 2)
+        less.setattr("shotstream.director.LONGEST_SHOT", 1)
+        with pytest.raises(UserError, match="2 takes"):
+            director.retake(one)
+        with pytest.raises(UserError, match="at most 1 chunks"):
+            director.steer("It sleeps.")
+    assert director.view() == before and len(show_all(director)) == 3
+    director.rewind(one)
+    show_all(director)
+    director.queue_shot(STORY, "Three.")
+    before, files = director.view(), sorted(director._reel.folder.iterdir())
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))  # in the place of a full disk
+    try:
+        with pytest.raises(UserError, match="cannot be kept on disk"):
+            director.steer("It sleeps.")  # which would be another take
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert director.view() == before and sorted(director._reel.folder.iterdir()) == files
+
+
 def test_a_shot_that_another_film_went_on_from_does_not_roll_on(director: Director, recorder: Recorder):
     shoot(director, "One.", "Two.")
     one, two = film(director)
