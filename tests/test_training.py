@@ -19,6 +19,7 @@ import pytest
 import torch
 import yaml
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -424,9 +425,11 @@ def test_a_folder_of_videos_trains_the_same_stages(smoke_run, tmp_path, capsys):
     assert (tmp_path / "teacher" / "transformer").is_dir()
 
 
-def test_the_published_settings_train_a_model_of_the_published_parts(tmp_path):
+def test_the_published_settings_train_a_model_of_the_published_parts(tmp_path, request):
     """Every stage of `paper` as it is, but for sizes: 16 bits, checkpointed gradients, Wan's autoencoder, UMT5 as it
     came, videos, trained self-attention, LoRA."""
+    AcceleratorState._reset_state()  # a process has one precision; those of other tests are over
+    request.addfinalizer(AcceleratorState._reset_state)
     start = save_random_model(tmp_path / "wan", schedule=Schedule(default_chunks=2, max_chunks=2))
     write_sample(tmp_path / "videos", stories=4, seed=0)
     sizes = {key: SMALL[key] for key in ("dim", "ffn_dim", "num_heads", "num_layers", "freq_dim")}
