@@ -74,7 +74,9 @@ window.sending = (() => {
   // Gradio tells nobody of an event that it could not send, nor of those that it leaves alone from then on.
   async function look_after(prompt) {
     if (!unanswered.includes(prompt)) return;
-    if ((await health())?.session) return setTimeout(() => look_after(prompt), LOOK);
+    const found = (await health()) ?? (await health()); // a busy server may let one question wait too long
+    if (!unanswered.includes(prompt)) return;
+    if (found?.session) return setTimeout(() => look_after(prompt), LOOK);
     const words = lines(...unanswered.splice(0).map(({ text }) => text));
     answers.splice(0).forEach((answered) => answered());
     say(UNREACHABLE, words);

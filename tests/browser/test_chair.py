@@ -184,6 +184,7 @@ def test_a_presenter_steps_through_a_story(app: App, open_tab):
     sheet = page.locator("dialog.sheet").inner_text()
     assert all(words in sheet for words in ("next shot of the story", "PageDown", "one shot back", "full screen"))
     page.keyboard.press("Escape")
+    tab.wait_until("document.activeElement === document.querySelector('#next-shot textarea')")
     page.keyboard.type("It looks happy.")
     page.keyboard.press("ArrowLeft")  # moves in what is typed
     page.keyboard.press("Enter")
