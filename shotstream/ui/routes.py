@@ -30,7 +30,7 @@ from shotstream.pictures import fit_picture
 from shotstream.queueing import MAX_WAITING
 from shotstream.saving import most_bytes
 from shotstream.story import MAX_FILE_BYTES, Story
-from shotstream.ui.bodies import read_body
+from shotstream.ui.bodies import read_body, store_body
 from shotstream.ui.gestures import MAX_BYTES, perform, read_gesture
 from shotstream.ui.session import Session, Sessions
 
@@ -119,7 +119,7 @@ class Routes:
         with tempfile.TemporaryDirectory(prefix="shotstream-open-") as folder:
             path = Path(folder) / "file"
             try:
-                if not await _store(request, path, most):
+                if not await store_body(request, path, most):
                     message = f"This file is larger than {most // 1_000_000} MB: choose a smaller one."
                     session.tell(message)
                     return PlainTextResponse(message, 413)
@@ -265,21 +265,6 @@ def _left_out(story: Story) -> str:
     more = len(story.shots) - MAX_WAITING
     shots = f"{len(story.shots)} shots are more than can wait: the first {MAX_WAITING} are queued." if more > 0 else ""
     return " ".join(filter(None, (story.warning, shots)))
-
-
-async def _store(request: Request, path: Path, most: int) -> bool:
-    """Writes a body of at most `most` bytes to a file; False if there is more. Raises UserError."""
-    size = 0
-    try:
-        with path.open("wb") as file:
-            async for part in request.stream():
-                size += len(part)
-                if size > most:
-                    return False
-                await asyncio.to_thread(file.write, part)
-    except OSError as error:
-        raise UserError(f"There is no room for this file ({error.strerror}): try again later.") from error
-    return True
 
 
 def _picture(png: bytes | None) -> Response:
