@@ -280,6 +280,8 @@ def test_a_fresh_stream_begins_at_a_cut_once_nothing_plays(short_app: App, brows
     tab.direct("It waits.")  # and goes on in the same one
     made_and_seen(tab, 4)
     assert playback(tab).players == 2 and tab.complaints == []
+    seen, cast = tab.cast_shown(0.34)  # by the time of this stream, not of the one before
+    assert np.abs(seen - cast).mean() < 3
     tab.page.close()
     wait_for(lambda: short_app.health()["sessions"] == 0, 5)
 
