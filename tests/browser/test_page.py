@@ -224,6 +224,7 @@ def test_bad_prompts_get_one_sentence_and_markup_stays_text(open_tab):
     tab.wait_until("document.querySelector('.notice')?.textContent.includes('blank')")
     tab.direct("\x07\x1b")
     tab.wait_until("document.querySelector('.notice')?.textContent.includes('blank')")
+    tab.wait_until("document.querySelector('#next-shot textarea').value !== ''")  # it is back: not into the next prompt
     markup = "<img src=x onerror=alert(1)><b>A red ball</b> & \x07jumps ${1+1} {{this}}"
     tab.direct(markup)
     made(tab, 1)
