@@ -12,6 +12,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from shotstream.backends.backend import Camera
@@ -21,12 +22,12 @@ from shotstream.keeping import resumed_prompt, resumed_takes
 from shotstream.memory import read_file
 from shotstream.note import Steer
 from shotstream.plan import LONGEST_SHOT
-from shotstream.queueing import checked
+from shotstream.queueing import MAX_WAITING, checked
 from shotstream.reel import Reel
 from shotstream.saving import check_model, read_session
 from shotstream.screening import Screening
 from shotstream.story import clean_prompt
-from shotstream.takes import BEGINNING, Take, newest_future, path_to
+from shotstream.takes import BEGINNING, Prompt, Take, newest_future, path_to
 
 
 class Director(Screening, Exporting):
@@ -138,6 +139,57 @@ class Director(Screening, Exporting):
             self._jump()
             self._go_to(newest_future(take, self._takes.values()))
 
+    def decide(self, number: int) -> None:
+        """Goes on as choice `number` (from 0) of the story does, after the story's last shot. Where another future was
+        gone into already, that one stays in the tree; one that was made before is shown again, and not made again.
+
+        Raises UserError if there is no such choice, or no room in the queue.
+        """
+        with self._changing():
+            roads = self._crossroads
+            if roads is None or not 0 <= number < len(roads.choices):
+                raise UserError("This choice is gone: its story was left.")
+            taken, shots = roads.taken[number], roads.choices[number].shots
+            coming = {prompt.key for prompt in self._waiting} | {take.key for take in self._film() if take.unfinished}
+            if coming.intersection(taken):
+                return
+            if taken and all(key in self._takes for key in taken):
+                return self._show_again(taken)
+            fork, others = self._fork_in_the_road(roads.after), {*chain(*roads.taken)}
+            before = path_to(fork) if fork else self._film()
+            waiting = [] if fork else [prompt for prompt in self._waiting if prompt.key not in others]
+            self._check_film(before)
+            if len(waiting) + len(shots) > MAX_WAITING:
+                raise UserError(f"{len(waiting)} shots are waiting already: let some of them play first.")
+            if fork:
+                unseen = [piece for piece in fork.footage if not piece.shown]
+                self._kept(fork.key)
+                self._jump()
+                self._again.extend(unseen)
+            self._waiting, after, keys = waiting, fork and fork.key, []
+            for shot in shots:
+                prompt = Prompt(self._new_key(), roads.global_caption, shot.caption, then=shot.then, after=after)
+                keys.append(self._queue(prompt, before))
+                after = None
+            taken = (*roads.taken[:number], tuple(keys), *roads.taken[number + 1 :])
+            self._crossroads = replace(roads, taken=taken)
+
+    def _fork_in_the_road(self, key: int) -> Take | None:
+        """The take with that key, or the other take of its shot that is in the film, if the film has to be taken back
+        to it; None if it is there, or will be after what waits."""
+        if key not in self._takes:
+            return None
+        take = self._takes[key]
+        take = next((other for other in self._film() if other.parent is take.parent), take)
+        return None if take is self._head else take
+
+    def _show_again(self, keys: tuple[int, ...]) -> None:
+        """The film is the one that ends with these takes, which are shown once more."""
+        takes = [self._kept(key) for key in keys]
+        self._jump()
+        self._go_to(newest_future(takes[-1], self._takes.values()))
+        self._again = deque(piece for take in takes for piece in take.footage)
+
     def replay(self, key: int) -> None:
         """Shows the film once more from this take on."""
         with self._changing():
@@ -208,6 +260,7 @@ class Director(Screening, Exporting):
                     self._pinned.add(mark)
             self._dropped |= {(session.takes[shot].key, frame) for shot, frame in session.dropped}
             self._waiting += [resumed_prompt(shot, kept.pictures) for shot in session.waiting]
+            self._crossroads = session.crossroads
             told = [*(take.prompt for take in self._film()), *self._waiting]
         return told[-1].global_caption if told else ""
 
@@ -230,6 +283,7 @@ class Director(Screening, Exporting):
         self._takes.clear()
         self._again.clear()
         self._shown.clear()
+        self._crossroads = None
         self._pinned.clear()
         self._dropped.clear()
         self._head = None

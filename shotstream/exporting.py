@@ -72,6 +72,7 @@ class Exporting(Queueing):
                 self._size,
                 self._backend.model.name if self._backend.model else "",
                 last_closed(self._head),
+                self._crossroads,
             )
             shots = tuple(take.memory.shots[-1] for take in closed)
         write_file(path, MemoryFile(shots, session_text(session), pictures))

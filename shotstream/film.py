@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from shotstream.arguments import MAX_SEED, add_model_arguments, load_model, whole_number
 from shotstream.errors import UserError
-from shotstream.note import FilmNote, ShotNote
+from shotstream.note import STEERED_CHUNKS, FilmNote, ShotNote, half_way
 from shotstream.provenance import read_note
 from shotstream.story import Story, read_story
 
@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--storyboard", action="store_true", help="also write a picture of every shot, as film.png")
     parser.add_argument("--seed", type=whole_number(0, MAX_SEED), help="(default: 0)")
     parser.add_argument("--chunks", type=whole_number(1, 1000), help="chunks a shot (default: the model's)")
+    parser.add_argument("--choose", metavar="NAME", help="go on as this choice of the story does")
     parser.add_argument(
         "--quality",
         choices=("student", "teacher"),
@@ -50,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    story = _read_story(args.story) if args.story else None
+    story = _read_story(args.story, args.choose) if args.story else None
     note = None if story else _read_note(args)
 
     from shotstream.footage import Footage, FrameFolder  # not at the top: a bad story is told at once
@@ -86,11 +87,15 @@ def run(args: argparse.Namespace) -> int:
 
 def plan_film(story: Story, model: Model, seed: int, num_chunks: int | None) -> FilmNote:
     """The note of a film that is yet to be made. Shot i is seeded with `seed + i`; the engine's noise for neighbouring
-    seeds has nothing in common."""
-    shots = (
-        ShotNote(shot.caption, story.global_caption, seed + index, num_chunks or model.default_chunks)
-        for index, shot in enumerate(story.shots)
-    )
+    seeds has nothing in common. Raises `UserError` for a shot that is told something else half-way by a model that
+    makes whole shots."""
+    shots = []
+    for index, shot in enumerate(story.shots):
+        if shot.then is not None and model.guidance is not None:
+            raise UserError(f'{_name(model)} makes whole shots: it cannot do "shot{index + 1}_then", leave that out.')
+        chunks = num_chunks or (model.default_chunks if shot.then is None else STEERED_CHUNKS)
+        steers = half_way(shot.then, chunks)
+        shots.append(ShotNote(shot.caption, story.global_caption, seed + index, chunks, steers))
     return FilmNote(_name(model), model.fps, model.width, model.height, tuple(shots))
 
 
@@ -160,16 +165,20 @@ class Clock:
         )
 
 
-def _read_story(path: Path) -> Story:
+def _read_story(path: Path, choice: str | None) -> Story:
     story = read_story(path)
+    if choice is not None:
+        story = story.decided(choice)
+    elif story.undecided:
+        print(f"Note: {story.undecided} Shoot one of them with --choose.", file=sys.stderr)
     if story.warning:
         print(f"Note: {story.warning}", file=sys.stderr)
     return story
 
 
 def _read_note(args: argparse.Namespace) -> FilmNote:
-    if args.seed is not None or args.chunks is not None:
-        raise UserError("Seeds and chunks are in the film's own note: leave out --seed and --chunks.")
+    if args.seed is not None or args.chunks is not None or args.choose is not None:
+        raise UserError("Seeds, chunks and choices are in the film's own note: leave out --seed, --chunks, --choose.")
     note = read_note(args.film)
     if note.cast:
         raise UserError(f"{args.film} cannot be made again: it was made from pictures that its note does not hold.")

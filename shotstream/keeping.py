@@ -25,7 +25,7 @@ NO_STORY = "A film."
 def film_shots(reel: Reel, takes: Sequence[Take]) -> list[FilmShot]:
     """The takes that have footage, which is read."""
     return [
-        FilmShot(take.prompt.caption, [reel.load(piece).data for piece in take.footage], tuple(take.steers))
+        FilmShot(take.prompt.caption, [reel.load(piece).data for piece in take.footage], take.steered)
         for take in takes
         if take.footage
     ]
@@ -41,7 +41,7 @@ def film_note(reel: Reel, film: Sequence[Take], model: str, fps: int) -> FilmNot
             global_caption=take.prompt.global_caption,
             seed=take.seed,
             num_chunks=take.num_chunks,
-            steers=tuple(take.steers),
+            steers=take.steered,
             dissolve=take.prompt.dissolve,
             picks=take.picks,
         )
@@ -54,7 +54,7 @@ def film_note(reel: Reel, film: Sequence[Take], model: str, fps: int) -> FilmNot
 def story_of(prompts: Sequence[Prompt]) -> Story:
     """The prompts as a story, whose global caption is the latest that there is. Raises UserError if there are none."""
     told = next((prompt.global_caption for prompt in reversed(prompts) if prompt.global_caption), NO_STORY)
-    return Story(told, tuple(Shot(prompt.caption) for prompt in prompts))
+    return Story(told, tuple(Shot(prompt.caption, prompt.then) for prompt in prompts))
 
 
 def numbered(marks: Collection[Pick], closed: Sequence[Take]) -> tuple[Pick, ...]:
@@ -92,14 +92,14 @@ def last_closed(take: Take | None) -> int:
 
 
 def _saved(prompt: Prompt) -> SavedShot:
-    cast = prompt.picture is not None
-    return SavedShot(prompt.key, prompt.global_caption, prompt.caption, prompt.num_chunks, prompt.dissolve, cast)
+    told, cast = (prompt.global_caption, prompt.caption), prompt.picture is not None
+    return SavedShot(prompt.key, *told, prompt.num_chunks, prompt.dissolve, cast, then=prompt.then)
 
 
 def resumed_prompt(shot: SavedShot, pictures: Sequence[np.ndarray]) -> Prompt:
     """A prompt that waited."""
-    picture = None if shot.picture is None else pictures[shot.picture]
-    return Prompt(shot.key, shot.global_caption, shot.caption, shot.num_chunks, shot.dissolve, picture, shot.after)
+    told, picture = (shot.global_caption, shot.caption), None if shot.picture is None else pictures[shot.picture]
+    return Prompt(shot.key, *told, shot.num_chunks, shot.dissolve, picture, shot.after, shot.then)
 
 
 def resumed_takes(session: SavedSession, shots: Sequence[ShotMemory]) -> list[Take]:

@@ -30,6 +30,8 @@ MAX_FRAME = 1_000_000
 MAX_NAME = 500
 CONTEXT_FRAMES = 6
 
+STEERED_CHUNKS = 6  # of a shot that is told something else half-way, unless somebody asks for another length
+
 
 @dataclass(frozen=True)
 class Steer:
@@ -37,6 +39,11 @@ class Steer:
 
     chunk: int
     caption: str
+
+
+def half_way(then: str | None, num_chunks: int) -> tuple[Steer, ...]:
+    """The steers of a shot of `num_chunks` that is told `then` from its middle on; none if it has no middle."""
+    return (Steer(num_chunks // 2, then),) if then is not None and num_chunks > 1 else ()
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,12 @@ import numpy as np
 
 from shotstream.backends.backend import Camera
 from shotstream.errors import UserError
+from shotstream.note import STEERED_CHUNKS, half_way
 from shotstream.plan import LONGEST_SHOT
 from shotstream.reel import Reel
 from shotstream.remembering import Remembering
-from shotstream.story import MAX_PROMPT_CHARACTERS, clean_prompt
-from shotstream.takes import BEGINNING, Prompt, Take
+from shotstream.story import MAX_PROMPT_CHARACTERS, Story, clean_prompt
+from shotstream.takes import BEGINNING, Crossroads, Prompt, Take
 
 MAX_WAITING = 20  # prompts
 MAX_FILM_SECONDS = 600
@@ -39,15 +40,29 @@ class Queueing(Remembering):
         self._seed = secrets.randbits(62)
         self._num_keys = 0
         self._typed = ""  # what will probably be asked for next
+        self._crossroads: Crossroads | None = None
 
     def queue_shot(
-        self, global_caption: str, caption: str, num_chunks: int | None = None, dissolve: bool = False
+        self,
+        global_caption: str,
+        caption: str,
+        num_chunks: int | None = None,
+        dissolve: bool = False,
+        then: str | None = None,
     ) -> int:
-        """Puts a shot at the end of the queue; its key. Raises UserError for a prompt or a queue that is too long, a
-        blank prompt, or a length that no shot can have."""
-        shot = checked(global_caption, caption, num_chunks, dissolve)
+        """Puts a shot at the end of the queue, which is told `then` half-way, if that is given; its key. Raises
+        UserError for a prompt or a queue that is too long, a blank prompt, or a length that no shot can have."""
+        shot = checked(global_caption, caption, num_chunks, dissolve, then)
         with self._changing():
             return self._queue(replace(shot, key=self._new_key()))
+
+    def queue_story(self, story: Story) -> None:
+        """Puts a story's shots at the end of the queue, as many as have room, and remembers its choices."""
+        for shot in story.shots[: MAX_WAITING - len(self._waiting)]:
+            last = self.queue_shot(story.global_caption, shot.caption, then=shot.then)
+        with self._changing():
+            untaken = ((),) * len(story.choices)
+            self._crossroads = Crossroads(story.global_caption, last, story.choices, untaken) if untaken else None
 
     def cast(self, global_caption: str, caption: str, picture: np.ndarray) -> int:
         """Puts a picture [H, W, 3] uint8 into the film as what the camera already saw, when its turn comes; its key."""
@@ -173,6 +188,7 @@ class Queueing(Remembering):
                 self._head = None if prompt.after == BEGINNING else self._takes[prompt.after]
             take = Take(prompt, self._head, random.Random(f"{self._seed}/{prompt.key}").getrandbits(31))
             take.picks = self._picks(self._head, prompt.caption)
+            take.steers += half_way(prompt.then, prompt.num_chunks or 1)
             self._takes[take.key] = take
             self._head = take
         self._continue(take)
@@ -214,11 +230,15 @@ class Queueing(Remembering):
             self._waiting.insert(0, replace(take.prompt, after=None))  # the film ends where it would go on
 
 
-def checked(global_caption: str, caption: str, num_chunks: int | None, dissolve: bool) -> Prompt:
+def checked(
+    global_caption: str, caption: str, num_chunks: int | None, dissolve: bool, then: str | None = None
+) -> Prompt:
     """A prompt that has no key yet."""
     if num_chunks is not None and not 1 <= num_chunks <= LONGEST_SHOT:
         raise UserError(f"A shot has 1 to {LONGEST_SHOT} chunks, not {num_chunks}.")
-    return Prompt(BEGINNING, *_clean(global_caption, caption), num_chunks, dissolve)
+    if then is not None:
+        then, num_chunks = clean_prompt(then, "What the shot is told half-way"), num_chunks or STEERED_CHUNKS
+    return Prompt(BEGINNING, *_clean(global_caption, caption), num_chunks, dissolve, then=then)
 
 
 def _clean(global_caption: str, caption: str) -> tuple[str, str]:

@@ -19,8 +19,8 @@ from shotstream.memory import MAX_TEXT, MemoryFile
 from shotstream.note import Steer
 from shotstream.pixels import THUMBNAIL_SIZE
 from shotstream.plan import LONGEST_SHOT
-from shotstream.story import clean_prompt
-from shotstream.takes import BEGINNING
+from shotstream.story import MAX_CHOICES, Choice, Shot, clean_prompt
+from shotstream.takes import BEGINNING, Crossroads
 
 if TYPE_CHECKING:
     from shotstream.backends.backend import ModelFacts
@@ -44,9 +44,10 @@ class SavedShot:
     after: int | None = None
     steers: tuple[Steer, ...] = ()
     picture: int | None = None
+    then: str | None = None
 
 
-OPTIONAL = {"after", "steers", "picture"}  # which files of version 2 lack
+OPTIONAL = {"after", "steers", "picture", "then"}  # which files of version 2 lack
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class SavedSession:
     size: tuple[int, int] | None = None  # width, height of the pictures; None the model's own
     model: str = ""  # its name, if that is known
     head: int = BEGINNING
+    crossroads: Crossroads | None = None
 
 
 def session_text(session: SavedSession) -> str:
@@ -91,6 +93,7 @@ def read_session(kept: MemoryFile) -> SavedSession:
             size=_size(told.get("size")),
             model=_text(told.get("model", "")),
             head=_whole(told["head"], BEGINNING, MAX_KEY),
+            crossroads=_crossroads(told.get("crossroads")),
         )
         _check_keys(session, kept)
     except (ValueError, KeyError, TypeError, RecursionError, UserError) as error:
@@ -169,6 +172,7 @@ def _shot(entry: Any) -> SavedShot:
         after=_optional(entry.get("after"), BEGINNING, MAX_KEY),
         steers=_steers(entry.get("steers", [])),
         picture=_optional(entry.get("picture"), 0, MAX_LIST),
+        then=None if entry.get("then") is None else clean_prompt(entry["then"]),
     )
 
 
@@ -177,6 +181,19 @@ def _steers(value: Any) -> tuple[Steer, ...]:
     if any(one.chunk >= other.chunk for one, other in pairwise(steers)):
         raise ValueError("not in order")
     return steers
+
+
+def _crossroads(value: Any) -> Crossroads | None:
+    if value is None:
+        return None
+    choices = tuple(
+        Choice(choice["name"], tuple(Shot(shot["caption"], shot["then"]) for shot in _list(choice["shots"])))
+        for choice in _list(value["choices"])
+    )
+    taken = tuple(tuple(_whole(key, 1, MAX_KEY) for key in _list(keys)) for keys in _list(value["taken"]))
+    if not len(choices) == len(taken) <= MAX_CHOICES:
+        raise ValueError("not the choices of a story")
+    return Crossroads(clean_prompt(value["global_caption"]), _whole(value["after"], 1, MAX_KEY), choices, taken)
 
 
 def _frames(value: Any, kept: MemoryFile) -> tuple[Pick, ...]:

@@ -16,7 +16,7 @@ from shotstream.media import Segment
 from shotstream.queueing import Queueing
 from shotstream.reel import Reel
 from shotstream.takes import Piece, Take, path_to
-from shotstream.views import FilmView, FrameView, frame_views, queued_views, take_views, tree_views
+from shotstream.views import FilmView, FrameView, choice_views, frame_views, queued_views, take_views, tree_views
 
 
 class Screening(Queueing):
@@ -40,6 +40,7 @@ class Screening(Queueing):
                 waiting=queued_views(self._waiting),
                 tree=tree,
                 frames=self._frame_views(film),
+                choices=choice_views(self._crossroads, {shot.key for shot in (*film, *self._waiting)}),
                 stage=doing.stage,
                 chunk=doing.chunk,
                 num_chunks=doing.num_chunks,

@@ -126,7 +126,8 @@ class Shooting:
     def _foresee(self, prompt: Prompt, number: int) -> None:
         """Tells a backend that cares what shot `number` will be, as far as can be said while others come before it."""
         if prompt.picture is None and isinstance(self._backend, Foreseeing):
-            self._backend.foresee(compose_caption(prompt.global_caption, number, prompt.caption))
+            for words in filter(None, (prompt.caption, prompt.then)):
+                self._backend.foresee(compose_caption(prompt.global_caption, number, words))
 
     def _request(self, take: Take) -> ShotRequest:
         """What to ask the camera for; reads what there is of the take from the disk, which nobody has to wait for."""
@@ -159,7 +160,8 @@ class Shooting:
             if take.prompt.picture is not None:
                 self._cast(take, ticket)
             else:
-                self._run(take, ticket, self._request(take), timing)
+                while self._run(take, ticket, self._request(take), timing):
+                    pass
 
     def _close(self, take: Take) -> None:
         """Has the engine close a take after the chunks that it has, so that later shots remember those."""
@@ -169,6 +171,7 @@ class Shooting:
             if take is not self._head or not take.footage or take.unfinished:
                 return None
             ticket, take.broken = self._ticket, None
+            take.steers = list(take.steered)
         try:
             done = None
             for event in self._events(self._request(take), ticket):
@@ -216,7 +219,8 @@ class Shooting:
             self._end()
         self._on_change()
 
-    def _run(self, take: Take, ticket: object, request: ShotRequest, timing: Timing) -> None:
+    def _run(self, take: Take, ticket: object, request: ShotRequest, timing: Timing) -> bool:
+        """Shoots until the take is done, or as far as it is to be told something else; whether it is."""
         with closing(self._events(request, ticket)) as events:
             for event in events:
                 match event:
@@ -229,6 +233,10 @@ class Shooting:
                         self._file(take, ticket, event, timing)
                     case ShotDone():
                         self._finish(take, ticket, event, timing, request)
+                turn = isinstance(event, Chunk) and any(steer.chunk == take.num_chunks for steer in take.steers)
+                if turn and ticket is self._ticket:
+                    return True
+        return False
 
     def _file(self, take: Take, ticket: object, chunk: Chunk, timing: Timing) -> None:
         """Encodes a chunk and adds it to the take, unless that was interrupted meanwhile."""

@@ -10,30 +10,54 @@ import html
 import json
 import re
 import unicodedata
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from shotstream.errors import UserError
 
 MAX_PROMPT_CHARACTERS = 20_000  # far more than any text encoder reads; beyond it something else was pasted
 MAX_FILE_BYTES = 1_000_000
+MAX_CHOICES = 6  # that a story ends with: they are buttons on a page
+MAX_CHOSEN = 12  # shots of one of them
+MAX_NAME_CHARACTERS = 60  # of one of them
 INVISIBLE = "\u115f\u1160\u2800\u3164\uffa0"  # letters by their category, blank on every screen
 _SHOT_KEY = re.compile(r"shot\d+", re.ASCII)
+_THEN_KEY = re.compile(r"(shot\d+)_then", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Shot:
-    """One continuous take, described by its own caption (without the story's global caption)."""
+    """One continuous take, described by its own caption (without the story's global caption), and by what it is told
+    half-way, if it is."""
 
     caption: str
+    then: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "caption", clean_prompt(self.caption, "A shot's caption"))
+        if self.then is not None:
+            object.__setattr__(self, "then", clean_prompt(self.then, "What a shot is told half-way"))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of the ways in which a story may go on: what it is called, in a line, and its shots."""
+
+    name: str
+    shots: tuple[Shot, ...]
+
+    def __post_init__(self) -> None:
+        name = " ".join(clean_prompt(self.name, "The name of a choice").split())
+        object.__setattr__(self, "name", name)
+        if len(name) > MAX_NAME_CHARACTERS:
+            raise UserError(f"A choice's name has {len(name)} characters: shorten it to {MAX_NAME_CHARACTERS} or less.")
+        if not 1 <= len(self.shots) <= MAX_CHOSEN:
+            raise UserError(f"The choice {json.dumps(name)} has {len(self.shots)} shots: give it 1 to {MAX_CHOSEN}.")
 
 
 @dataclass(frozen=True)
 class Story:
-    """Who, where and in which style (`global_caption`), and the shots in order.
+    """Who, where and in which style (`global_caption`), the shots in order, and the `choices` that it leaves then.
 
     `ignored_keys` names what a file held besides (never written back, not part of equality); `warning` tells it.
     Raises `UserError` for blank or over-long captions and for a story without shots.
@@ -41,16 +65,22 @@ class Story:
 
     global_caption: str
     shots: tuple[Shot, ...]
+    choices: tuple[Choice, ...] = ()
     ignored_keys: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "global_caption", clean_prompt(self.global_caption, "global_caption"))
         if not self.shots:
             raise UserError('The story has no shots: add at least "shot1".')
+        if len({choice.name for choice in self.choices}) < len(self.choices):
+            raise UserError("Two of the story's choices have the same name: give each its own.")
+        if len(self.choices) > MAX_CHOICES:
+            raise UserError(f"The story has {len(self.choices)} choices: {MAX_CHOICES} at most can be given.")
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Story:
-        """Reads `{"global_caption": ..., "shot1": ..., "shot2": ...}`; raises `UserError` telling what is wrong."""
+        """Reads `{"global_caption": ..., "shot1": ..., "shot1_then": ..., "choices": {"Go left": ["...", ...], ...}}`,
+        of which a shot's `_then` and the choices may be left out; raises `UserError` telling what is wrong."""
         fields = _parse_object(text)
         if "global_caption" not in fields:
             raise UserError('The story has no "global_caption": add one that says who, where and in which style.')
@@ -58,25 +88,47 @@ class Story:
         keys = [f"shot{number}" for number in range(1, len(given) + 1)]
         if missing := [key for key in keys if key not in given]:
             raise UserError(f'The story has no "{missing[0]}": number the shots shot1, shot2, ... without gaps.')
-        known = {"global_caption", *keys}
-        for key in ("global_caption", *keys):
+        told = {match[1]: key for key in fields if (match := _THEN_KEY.fullmatch(key))}
+        if lost := [shot for shot in told if shot not in given]:
+            raise UserError(f'The story has "{told[lost[0]]}" but no "{lost[0]}": add that shot, or leave it out.')
+        known = {"global_caption", *keys, *told.values(), "choices"}
+        for key in ("global_caption", *keys, *told.values()):
             fields[key] = clean_prompt(fields[key], f'"{key}"')
         return cls(
             global_caption=fields["global_caption"],
-            shots=tuple(Shot(fields[key]) for key in keys),
+            shots=tuple(Shot(fields[key], fields[told[key]] if key in told else None) for key in keys),
+            choices=_choices(fields.get("choices", {})),
             ignored_keys=tuple(key for key in fields if key not in known),
         )
 
     def to_json(self) -> str:
         """The story as indented JSON; `Story.from_json(story.to_json()) == story`."""
-        fields = {"global_caption": self.global_caption}
-        fields |= {f"shot{number}": shot.caption for number, shot in enumerate(self.shots, start=1)}
+        fields: dict[str, object] = {"global_caption": self.global_caption}
+        for number, shot in enumerate(self.shots, start=1):
+            fields[f"shot{number}"] = shot.caption
+            if shot.then is not None:
+                fields[f"shot{number}_then"] = shot.then
+        if self.choices:
+            fields["choices"] = {choice.name: [shot.caption for shot in choice.shots] for choice in self.choices}
         return json.dumps(fields, ensure_ascii=False, indent=2) + "\n"
 
     @property
     def captions(self) -> tuple[str, ...]:
         """The composed caption of every shot, as the text encoder reads it."""
         return tuple(compose_caption(self.global_caption, i, shot.caption) for i, shot in enumerate(self.shots))
+
+    def decided(self, name: str) -> Story:
+        """The story that goes on as the choice of that name does. Raises `UserError` if there is none."""
+        for choice in self.choices:
+            if choice.name == name:
+                return replace(self, shots=self.shots + choice.shots, choices=())
+        raise UserError(f"The story has no choice {json.dumps(name[:40])}. {self.undecided or 'It has none at all.'}")
+
+    @property
+    def undecided(self) -> str | None:
+        """One sentence about the choices that it leaves, or None."""
+        names = " or ".join(json.dumps(choice.name, ensure_ascii=False) for choice in self.choices)
+        return f"The story leaves a choice: {names}." if names else None
 
     @property
     def warning(self) -> str | None:
@@ -124,6 +176,16 @@ def clean_prompt(text: str, name: str = "The prompt") -> str:
     if all(c.isspace() or c in INVISIBLE or unicodedata.category(c) in ("Cc", "Cf") for c in seen):
         raise UserError(f"{name} is blank: describe what is to be seen.")
     return clean
+
+
+def _choices(value: object) -> tuple[Choice, ...]:
+    sound = isinstance(value, dict) and all(isinstance(captions, list) for captions in value.values())
+    if not sound:
+        raise UserError('"choices" is not as it should be: write {"Go left": ["what is seen then", "..."], ...}.')
+    return tuple(
+        Choice(name, tuple(Shot(clean_prompt(text, f"A shot of the choice {json.dumps(name[:40])}")) for text in texts))
+        for name, texts in value.items()
+    )
 
 
 def _parse_object(text: str | bytes) -> dict[str, object]:

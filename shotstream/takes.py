@@ -16,6 +16,7 @@ import numpy as np
 from shotstream.context import Pick
 from shotstream.memory import Memory
 from shotstream.note import Steer
+from shotstream.story import Choice
 
 BEGINNING = 0  # the key of no take: where a film begins
 
@@ -26,7 +27,7 @@ class Prompt:
 
     `num_chunks` None is the model's usual length. With `dissolve` the shot fades in from the picture before it. With a
     `picture` [H, W, 3] uint8 nothing is shot: the film is as if the camera had seen it. `after` is the take to go on
-    from, None wherever the film is by then.
+    from, None wherever the film is by then. `then` is what the shot is told half-way, if it is.
     """
 
     key: int
@@ -36,6 +37,7 @@ class Prompt:
     dissolve: bool = False
     picture: np.ndarray | None = None
     after: int | None = None
+    then: str | None = None
 
 
 @dataclass
@@ -54,8 +56,8 @@ class Take:
     """One shot: being made, or made, with a piece of footage for every chunk so far; none for a picture that was cast,
     or in a session that was `resumed`.
 
-    `wanted` is how many chunks it is to have, None until the engine has said how many are usual. `memory` is the film's
-    memory after it, None until it is closed; it is `lost` if that went wrong.
+    `wanted` is how many chunks it is to have, None until the engine has said how many are usual. `steers` may be yet to
+    come. `memory` is the film's memory after it, None until it is closed; it is `lost` if that went wrong.
     """
 
     prompt: Prompt
@@ -102,9 +104,25 @@ class Take:
         return told[-1] if told else self.prompt.caption
 
     @property
+    def steered(self) -> tuple[Steer, ...]:
+        """The steers of the chunks that there are."""
+        return tuple(steer for steer in self.steers if steer.chunk < self.num_chunks)
+
+    @property
     def memory_before(self) -> Memory:
         """What the film remembers when the take begins."""
         return remembered(self.parent)
+
+
+@dataclass(frozen=True)
+class Crossroads:
+    """Where a story leaves a choice: after the shot with key `after`. `taken` are the keys of the shots that each
+    choice became when it was made last; none if it was not."""
+
+    global_caption: str
+    after: int
+    choices: tuple[Choice, ...]
+    taken: tuple[tuple[int, ...], ...]
 
 
 def path_to(take: Take | None) -> list[Take]:

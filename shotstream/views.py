@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from shotstream.context import Pick
-from shotstream.takes import BEGINNING, Prompt, Take, path_to
+from shotstream.takes import BEGINNING, Crossroads, Prompt, Take, path_to
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class TakeView:
     dissolve: bool = False
     shown: bool = True  # at least a part of it
     steers: tuple[str, ...] = ()
+    told: str = ""  # in the chunk that was shown last
     others: tuple[int, ...] = ()
 
 
@@ -52,6 +53,15 @@ class QueuedView:
     caption: str
     cast: bool = False
     retake: bool = False
+    then: str | None = None
+
+
+@dataclass(frozen=True)
+class ChoiceView:
+    """A choice that the story leaves, and whether it is the one that the film went on with."""
+
+    name: str
+    taken: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,7 @@ class FilmView:
     waiting: tuple[QueuedView, ...] = ()
     tree: tuple[NodeView, ...] = ()
     frames: tuple[FrameView, ...] = ()
+    choices: tuple[ChoiceView, ...] = ()
     stage: str = ""
     chunk: int = 0  # being made, from 1; 0 before the first
     num_chunks: int = 0  # of the shot being made; 0 until known
@@ -115,6 +126,7 @@ def take_views(film: Sequence[Take], takes: Sequence[Take], making: Take | None)
             resumed=take.resumed,
             dissolve=take.prompt.dissolve,
             steers=tuple(steer.caption for steer in take.steers),
+            told=take.caption_at(sum(piece.shown for piece in take.footage) - 1),
             others=tuple(others[_parent_key(take)]),
             shown=any(piece.shown for piece in take.footage),
         )
@@ -151,9 +163,17 @@ def tree_views(takes: Sequence[Take], head: Take | None) -> tuple[NodeView, ...]
 
 def queued_views(waiting: Sequence[Prompt]) -> tuple[QueuedView, ...]:
     return tuple(
-        QueuedView(prompt.key, prompt.caption, prompt.picture is not None, prompt.after is not None)
+        QueuedView(prompt.key, prompt.caption, prompt.picture is not None, prompt.after is not None, prompt.then)
         for prompt in waiting
     )
+
+
+def choice_views(roads: Crossroads | None, shots: Collection[int]) -> tuple[ChoiceView, ...]:
+    """`shots` are the keys of the film's takes and of what waits behind them."""
+    if roads is None:
+        return ()
+    pairs = zip(roads.choices, roads.taken, strict=True)
+    return tuple(ChoiceView(choice.name, any(key in shots for key in taken)) for choice, taken in pairs)
 
 
 def _parent_key(take: Take) -> int:

@@ -151,12 +151,19 @@ def test_a_bad_request_gets_one_sentence(client: Client, request_: tuple, told: 
 
 def test_a_client_is_told_what_was_left_out(client: Client):
     async def logs() -> list[str]:
-        job = client.submit(STORY | {"author": "Mia", "shot2": "A zebra."}, chunks=1, api_name="/film")
+        story = STORY | {
+            "author": "Mia",
+            "shot2": "A zebra.",
+            "shot2_then": "An ox.",
+            "choices": {"Go left": ["Left."]},
+        }
+        job = client.submit(story, chunks=1, api_name="/film")
         return [update.log[0] async for update in job if update.type == "status" and update.log]
 
     told = asyncio.run(logs())
     assert told[0] == 'The story\'s keys "author" are not known and were left out.'
-    assert not SHIPPED.exists() or told[1] == "This model does not know: zebra."
+    assert told[1] == 'The story leaves a choice: "Go left". The film ends before it.'
+    assert not SHIPPED.exists() or told[2:] == [f"This model does not know: {word}." for word in ("zebra", "ox")]
 
 
 def test_an_assistant_finds_the_tool_and_uses_it(server: Server, tmp_path: Path):

@@ -273,6 +273,27 @@ def test_a_film_made_again_can_be_made_again(directed, random_model_folder, tmp_
     assert read_note(tmp_path / "again.mp4") == read_note(folder / "film.mp4")
 
 
+def test_a_story_steers_and_goes_on_as_it_is_chosen(random_model_folder, tmp_path):
+    story = STORY | {"shot2_then": "It is gone.", "choices": {"Go left": ["Left."], "Go right": ["Right."]}}
+    (tmp_path / "story.json").write_text(json.dumps(story), encoding="utf-8")
+    options = ["--model", random_model_folder, "-o"]
+    code, errors = in_process("film", tmp_path / "story.json", "--chunks", 1, *options, tmp_path / "one.mp4")
+    assert code == 0 and '"Go left" or "Go right". Shoot one of them with --choose.' in errors
+    assert [(shot.caption, shot.steers) for shot in read_note(tmp_path / "one.mp4").shots][1:] == [(STORY["shot2"], ())]
+
+    chosen = ["--choose", "Go right", *options, tmp_path / "two.mp4", "--frames", tmp_path / "frames"]
+    code, errors = in_process("film", tmp_path / "story.json", *chosen)
+    assert code == 0 and "--choose" not in errors
+    note = read_note(tmp_path / "two.mp4")
+    assert [shot.caption for shot in note.shots] == [STORY["shot1"], STORY["shot2"], "Right."]
+    assert (note.shots[1].num_chunks, note.shots[1].steers) == (6, (Steer(3, "It is gone."),))
+    again = ["--from", tmp_path / "two.mp4", *options, tmp_path / "again.mp4", "--frames", tmp_path / "same"]
+    assert in_process("film", *again)[0] == 0
+    assert np.array_equal(small_pictures(tmp_path / "frames"), small_pictures(tmp_path / "same"))
+    code, errors = in_process("film", tmp_path / "story.json", "--choose", "Go up", *options, tmp_path / "no.mp4")
+    assert code == 2 and 'no choice "Go up"' in only_sentence(errors)
+
+
 def test_another_model_is_told(random_model, random_model_folder, tmp_path):
     source = film_with(tmp_path / "film.mp4", replace(DIRECTED, model="other", shots=DIRECTED.shots[1:2]))
     code, errors = in_process("film", "--from", source, "-o", tmp_path / "again.mp4", "--model", random_model_folder)

@@ -30,10 +30,12 @@ from shotstream.film import shoot_film
 from shotstream.memory import MemoryFile, ShotMemory, read_file, write_file
 from shotstream.models.random_model import save_random_model
 from shotstream.models.weights import load_model
+from shotstream.note import Steer
 from shotstream.provenance import read_note
 from shotstream.queueing import MAX_WAITING
 from shotstream.sampler import Schedule
 from shotstream.saving import check_model, most_bytes, read_session
+from shotstream.story import Choice, Shot, Story
 from shotstream.takes import path_to
 from shotstream.ui import render
 
@@ -559,6 +561,64 @@ def test_steering_changes_the_caption_from_the_next_chunk_on(director: Director,
     assert director.captions().endswith("\nNow it sleeps.\n")
 
 
+def test_a_shot_is_told_something_else_half_way(director: Director, recorder: Recorder, tmp_path: Path):
+    director.queue_story(Story(STORY, (Shot("It jumps.", "It sleeps."), Shot("It waits."))))
+    first, _ = (shot.key for shot in director.view().waiting)
+    assert director.view().waiting[0].then == director.story().shots[0].then == "It sleeps."
+    director.edit(first, "It dances.")
+    director.move(first, 1)
+    director.move(first, 0)
+    told = []
+    director._on_change = lambda: [told.append(take.told) for take in director.view().takes if director.next_segment()]
+    work(director)
+    captions = [f"{STORY}shot0:It dances.", f"{STORY}shot0:It sleeps.", f"{STORY}shot1:It waits."]
+    assert [request.caption for request in recorder.requests] == captions
+    half, rest, _ = recorder.requests
+    assert half.num_chunks == rest.num_chunks == 6 and len(rest.prefix) == 9 and half.seed == rest.seed
+    take = director.view().takes[0]
+    assert take.steers == ("It sleeps.",) and take.told == "It sleeps." and not take.stopped
+    assert [shot.num_frames for shot in director.memory.shots] == [FIRST + 5 * LATER, FIRST + 2 * LATER]
+    assert told[:3] == ["It dances."] * 3  # what is told is what is seen, not what is yet to come
+    director.export(tmp_path / "film.mp4")
+    assert read_note(tmp_path / "film.mp4").shots[0].steers == (Steer(3, "It sleeps."),)
+
+
+def test_who_steers_first_replaces_what_was_yet_to_be_told(director: Director, recorder: Recorder, tmp_path: Path):
+    steers = []
+
+    def steer_after_one() -> None:
+        director.export(tmp_path / "film.mp4")  # of what there is
+        steers.append(read_note(tmp_path / "film.mp4").shots[0].steers)
+        director.next_segment()
+        director.steer("It waits.")
+
+    at_chunk(director, 1, steer_after_one)
+    director.queue_shot(STORY, "It jumps.", num_chunks=4, then="It sleeps.")
+    work(director)
+    assert steers == [()]
+    assert [request.caption[-9:] for request in recorder.requests] == ["It jumps.", "It waits."]
+    assert director._takes[film(director)[0]].steers == [Steer(1, "It waits.")]
+    director.new_film()
+    recorder.fail_at, recorder.error = (len(recorder.requests),), UserError("The camera broke.")
+    director.queue_shot(STORY, "It jumps.", num_chunks=4, then="It sleeps.")
+    work(director)
+    director.queue_shot(STORY, "On.")  # the shot that broke off was told nothing else
+    work(director)
+    assert director.view().takes[0].steers == ()
+    assert [shot.caption for shot in director.memory.shots] == [f"{STORY}shot0:It jumps.", f"{STORY}shot1:On."]
+
+
+def test_a_steer_before_the_first_chunk_counts_from_the_second_on(director: Director, recorder: Recorder):
+    recorder.early = True
+    done = []
+    director._on_change = lambda: done or (director._making and (done.append(1), director.steer("It waits.")))
+    director.queue_shot(STORY, "It jumps.")
+    work(director)
+    captions = [request.caption[-9:] for request in recorder.requests if request.prefix is not None]
+    assert captions[-1] == "It waits." and director._takes[film(director)[0]].steers == [Steer(1, "It waits.")]
+    assert director.memory.shots[0].caption == f"{STORY}shot0:It waits."
+
+
 def test_a_shot_that_ended_can_be_steered_on(director: Director, recorder: Recorder):
     shoot(director, "It jumps.")
     director.steer("It sleeps.")
@@ -669,6 +729,95 @@ def test_rewind_goes_on_from_an_older_memory_and_both_futures_stay(director: Dir
     assert recorder.requests[-1].caption == f"{STORY}shot0:Elsewhere."
     with pytest.raises(UserError, match="gone"):
         director.rewind(99)
+
+
+CROSSROADS = Story(
+    STORY,
+    (Shot("It walks."), Shot("It looks around.")),
+    (Choice("Left", (Shot("Left."), Shot("Far left."))), Choice("Right", (Shot("Right."),))),
+)
+
+
+def taken(director: Director) -> list[bool]:
+    return [choice.taken for choice in director.view().choices]
+
+
+def told(director: Director) -> list[str]:
+    """Captions of its takes."""
+    return [take.caption for take in director.view().takes]
+
+
+def test_a_choice_branches_the_film_and_what_both_have_is_made_once(
+    director: Director, recorder: Recorder, tmp_path: Path
+):
+    director.queue_story(CROSSROADS)
+    work(director)
+    assert [choice.name for choice in director.view().choices] == ["Left", "Right"] and taken(director) == [False] * 2
+    with pytest.raises(UserError, match="gone"):
+        director.decide(2)
+    director.decide(0)
+    director.decide(0)  # it is coming
+    work(director)
+    assert told(director) == ["It walks.", "It looks around.", "Left.", "Far left."]
+    assert taken(director) == [True, False]
+    shoot(director, "It waits.")  # goes on with what was decided
+    director.decide(1)
+    work(director)
+    assert told(director) == ["It walks.", "It looks around.", "Right."] and taken(director) == [False, True]
+    assert recorder.requests[-1].caption == f"{STORY}shot2:Right." and len(recorder.requests) == 6
+    tree = [(node.number, node.lane) for node in director.view().tree]
+    assert tree == [(1, 0), (2, 0), (3, 0), (4, 0), (5, 0), (3, 1)]
+    director.decide(0)
+    assert len(work(director)) == 6  # both of its shots are shown again
+    director.queue_shot(STORY, "On.", then="Now it sleeps.")
+    director.save(tmp_path / "film.memory")
+    seen = director.view()
+    director.resume(tmp_path / "film.memory")
+    assert director.view().choices == seen.choices and director.view().waiting == seen.waiting
+    director.stop()
+    assert told(director)[2:] == ["Left.", "Far left.", "It waits."] and len(recorder.requests) == 6
+    director.new_film()
+    assert director.view().choices == ()
+
+
+def test_a_choice_while_its_story_waits_comes_after_it_and_may_be_changed(director: Director, recorder: Recorder):
+    director.queue_story(CROSSROADS)
+    director.queue_shot(STORY, "It waits.")
+    director.decide(0)
+    director.decide(1)
+    waiting = ["It walks.", "It looks around.", "It waits.", "Right."]
+    assert [shot.caption for shot in director.view().waiting] == waiting and taken(director) == [False, True]
+    work(director)
+    assert told(director) == waiting
+    _, last, *_ = film(director)
+    director.retake(last)
+    work(director)
+    again = film(director)[1]
+    director.decide(0)  # after the take that is in the film
+    work(director)
+    assert film(director)[1] == again != last and told(director)[2:] == ["Left.", "Far left."]
+    director.new_film()
+    director.queue_story(CROSSROADS)
+    while len(director.view().waiting) < MAX_WAITING:
+        director.queue_shot(STORY, "On.")
+    with pytest.raises(UserError, match="are waiting already"):
+        director.decide(1)
+    assert len(director.view().waiting) == MAX_WAITING
+
+
+def test_who_decides_otherwise_at_once_still_sees_the_end_of_the_story(director: Director):
+    director.queue_story(CROSSROADS)
+    director.shoot_next()
+    show_all(director)
+    director.shoot_next()
+    director.next_segment()
+    director.decide(0)
+    director.shoot_next()  # begun while two chunks of the story are yet to be seen
+    assert told(director)[-1] == "Left."
+    director.decide(1)
+    assert len(show_all(director)) == 2
+    work(director)
+    assert told(director) == ["It walks.", "It looks around.", "Right."] and len(director.view().tree) == 3
 
 
 def test_a_shot_that_another_film_went_on_from_is_steered_as_a_take_of_its_own(director: Director, recorder: Recorder):
@@ -1057,9 +1206,9 @@ def test_a_session_of_the_version_before_is_opened(director: Director, tmp_path:
     kept = read_file(tmp_path / "film.memory")
     session = json.loads(kept.session)
     for shot in (*session["takes"], *session["waiting"]):
-        for name in ("after", "steers", "picture"):
+        for name in ("after", "steers", "picture", "then"):
             del shot[name]
-    for name in ("head", "model"):
+    for name in ("head", "model", "crossroads"):
         del session[name]
     write_file(tmp_path / "old.memory", replace(kept, session=json.dumps(session)))
     data = (tmp_path / "old.memory").read_bytes()
@@ -1074,6 +1223,12 @@ def test_a_session_of_the_version_before_is_opened(director: Director, tmp_path:
     assert len(director._takes[film(director)[0]].memory.shots) == 1
 
 
+CHOSEN = {
+    "global_caption": STORY,
+    "after": 1,
+    "choices": [{"name": "Left", "shots": [{"caption": "Left.", "then": None}]}],
+    "taken": [[]],
+}
 HOSTILE = {
     "nothing": "",
     "no JSON": "{",
@@ -1091,6 +1246,11 @@ HOSTILE = {
     "a name of several lines": {"model": "toy\nworld"},
     "a length that cannot be": {"waiting": [{"key": 2, "num_chunks": 10**9}]},
     "more than is known": {"waiting": [{"key": 2, "more": "x"}]},
+    "a steer that is no text": {"waiting": [{"key": 2, "then": 7}]},
+    "choices of another kind": {"crossroads": ["Go left"]},
+    "a choice without shots": {"crossroads": CHOSEN | {"choices": [{"name": "Left", "shots": []}]}},
+    "a choice never heard of": {"crossroads": CHOSEN | {"taken": [[], []]}},
+    "a choice that became no shots": {"crossroads": CHOSEN | {"taken": [["x"]]}},
     "a picture that there is not": {"waiting": [{"key": 2, "picture": 0}]},
     "a picture of another kind": {"waiting": [{"key": 2, "picture": "x"}]},
     "an end that there is not": {"head": 7},
@@ -1195,6 +1355,9 @@ def actions(director: Director, number: int, rng: random.Random) -> dict[str, Ca
         "policy": lambda: director.remember_by(rng.choice(("recent", "anchor", "retrieval"))),
         "pin": lambda: director.pin(*frame, rng.random() < 0.7),
         "drop": lambda: director.drop(*frame, rng.random() < 0.5),
+        "then": lambda: director.queue_shot(story, words, rng.choice((None, 1, 2)), then=words),
+        "tell": lambda: director.queue_story(replace(CROSSROADS, global_caption=story)),
+        "decide": lambda: director.decide(rng.randrange(3)),
         "save": lambda: check_saved(director),
         "attention": lambda: director.weigh_attention(rng.random() < 0.3),
         "new film": lambda: director.new_film() if rng.random() < 0.1 else None,

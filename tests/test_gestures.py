@@ -44,7 +44,9 @@ def test_what_is_no_gesture_is_refused(body: bytes):
 @pytest.mark.parametrize("name", sorted(GESTURES))
 @pytest.mark.parametrize("value", [None, "x", 99, -1, 1.5, True, [], {}, 10**30])
 def test_fields_of_any_kind_are_done_or_refused_in_one_sentence(director: Director, name: str, value: object):
-    fields = dict.fromkeys(("key", "place", "frame", "on", "caption", "story", "policy", "chunks", "dissolve"), value)
+    fields = dict.fromkeys(
+        ("key", "place", "frame", "on", "caption", "story", "policy", "chunks", "dissolve", "choice", "then"), value
+    )
     gesture = read_gesture(json.dumps({"do": name, **fields}).encode())
     try:
         perform(director, gesture)

@@ -8,8 +8,12 @@ import pytest
 
 from shotstream.errors import UserError
 from shotstream.story import (
+    MAX_CHOICES,
+    MAX_CHOSEN,
     MAX_FILE_BYTES,
+    MAX_NAME_CHARACTERS,
     MAX_PROMPT_CHARACTERS,
+    Choice,
     Shot,
     Story,
     clean_prompt,
@@ -43,6 +47,21 @@ def test_round_trip_is_exact(text):
     assert again.to_json() == story.to_json()
 
 
+def test_what_a_shot_is_told_half_way_and_choices_are_read_and_written():
+    fields = GOOD | {"shot2_then": "She ☂.", "choices": {"Go  left": ["Left.", "On."], "Go right": ["Right."]}}
+    story = Story.from_json(json.dumps(fields))
+    assert story.shots == (Shot("Rosa waits."), Shot("Close-up: she ☀.", "She ☂."))
+    assert story.choices == (Choice("Go left", (Shot("Left."), Shot("On."))), Choice("Go right", (Shot("Right."),)))
+    assert story.warning is None and Story.from_json(story.to_json()) == story
+    assert list(json.loads(story.to_json())) == ["global_caption", "shot1", "shot2", "shot2_then", "choices"]
+    assert '"Go left" or "Go right"' in story.undecided
+    chosen = story.decided("Go left")
+    assert [shot.caption for shot in chosen.shots[2:]] == ["Left.", "On."] and chosen.undecided is None
+    for undecidable in (story, chosen):
+        with pytest.raises(UserError, match='no choice "Go up"'):
+            undecidable.decided("Go up")
+
+
 def test_bytes_with_a_byte_order_mark_are_read():
     assert Story.from_json(b"\xef\xbb\xbf" + json.dumps(GOOD).encode()) == Story.from_json(json.dumps(GOOD))
 
@@ -74,6 +93,18 @@ BAD = {
     "null": ('{"global_caption": null, "shot1": "b"}', '"global_caption" is not text'),
     "blank": ('{"global_caption": "a", "shot1": " \\n\\t"}', '"shot1" is blank'),
     "only control characters": ('{"global_caption": "\\u0000\\u001b", "shot1": "b"}', '"global_caption" is blank'),
+    "then without its shot": (json.dumps(GOOD | {"shot3_then": "b"}), 'no "shot3"'),
+    "blank then": (json.dumps(GOOD | {"shot2_then": " "}), '"shot2_then" is blank'),
+    "number as then": (json.dumps(GOOD | {"shot2_then": 2}), '"shot2_then" is not text'),
+    "list of choices": (json.dumps(GOOD | {"choices": ["Go left"]}), '"choices" is not as it should be'),
+    "text as choice": (json.dumps(GOOD | {"choices": {"Go left": "Left."}}), '"choices" is not as it should be'),
+    "choice without shots": (json.dumps(GOOD | {"choices": {"Go left": []}}), '"Go left" has 0 shots'),
+    "choice of many shots": (json.dumps(GOOD | {"choices": {"a": ["b"] * (MAX_CHOSEN + 1)}}), f"1 to {MAX_CHOSEN}"),
+    "many choices": (json.dumps(GOOD | {"choices": {str(i): ["b"] for i in range(MAX_CHOICES + 1)}}), "at most"),
+    "choice without a name": (json.dumps(GOOD | {"choices": {" ": ["b"]}}), "name of a choice is blank"),
+    "choice of a long name": (json.dumps(GOOD | {"choices": {"n" * (MAX_NAME_CHARACTERS + 1): ["b"]}}), "shorten it"),
+    "choices of one name": (json.dumps(GOOD | {"choices": {"a b": ["c"], "a  b": ["d"]}}), "the same name"),
+    "number as a choice's shot": (json.dumps(GOOD | {"choices": {"a": [7]}}), '"a" is not text'),
     "long": (
         json.dumps({"global_caption": "a", "shot1": "b" * (MAX_PROMPT_CHARACTERS + 1)}),
         f"{MAX_PROMPT_CHARACTERS + 1} characters",

@@ -31,7 +31,7 @@ from shotstream.ui.limits import Limits
 from shotstream.ui.page import STORIES, Page
 from shotstream.ui.player import LivePlayer, Transport
 from shotstream.ui.session import LEAD, MOST_LEAD, Session, Sessions
-from shotstream.views import FilmView, FrameView, NodeView, QueuedView, TakeView
+from shotstream.views import ChoiceView, FilmView, FrameView, NodeView, QueuedView, TakeView
 
 MARKUP = "<img src=x onerror=alert(1)> & \"quotes\" 'too'"
 
@@ -51,14 +51,17 @@ def backend(model_folder: Path) -> InProcessBackend:
 
 
 def film_view(**changes) -> FilmView:
-    take = TakeView(number=1, key=7, caption=MARKUP, has_still=True, seconds=2.1, steers=(MARKUP,), others=(6, 7))
+    take = TakeView(
+        number=1, key=7, caption=MARKUP, has_still=True, seconds=2.1, steers=(MARKUP,), told=MARKUP, others=(6, 7)
+    )
     node = NodeView(key=7, parent=0, number=1, lane=0, caption=MARKUP, has_still=True, on_film=True)
     frame = FrameView(key=7, offset=0, number=1, seconds=0.0, next=True, pinned=True, dropped=False, attention=0.25)
     values = {
         "takes": (take,),
         "tree": (node,),
         "frames": (frame,),
-        "waiting": (QueuedView(8, MARKUP),),
+        "waiting": (QueuedView(8, MARKUP, then=MARKUP),),
+        "choices": (ChoiceView(MARKUP),),
         "fps": 48.2,
         "message": MARKUP,
         "held": True,
@@ -76,6 +79,7 @@ def test_what_people_type_is_shown_as_text():
         render.header(MARKUP),
         render.download('x"><b>'),
         render.subtitle(view),
+        render.choices(view),
         drawers.memory(view, 'x"><b>'),
         drawers.futures(view, 'x"><b>'),
     ]

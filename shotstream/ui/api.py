@@ -46,7 +46,7 @@ def add_film_endpoint(backend: Backend) -> None:
         AI-made.
 
         Args:
-            story: {"global_caption": "who, where, in which style", "shot1": "what is seen first", "shot2": "..."}, with 1 to 12 shots.
+            story: {"global_caption": "who, where, in which style", "shot1": "what is seen first", "shot2": "..."}, with 1 to 12 shots. "shot2_then" is what a shot is told half-way.
             seed: Whole number from 0 on. The same story and seed give the same film.
             chunks: Length of every shot, 1 to 7 pieces of about 0.75 seconds. Left out: the model's usual length.
 
@@ -93,20 +93,22 @@ def make_film(backend: Backend, story: Story, seed: int, chunks: int | None, pat
 def film_shots(note: FilmNote, events: Iterable[Event], encoder: SegmentEncoder) -> Iterator[FilmShot]:
     """The shots of a film as they are made, each encoded while the next chunk is not there yet."""
     segments: list[bytes] = []
-    captions = iter(note.shots)
+    shots = iter(note.shots)
     for event in events:
         if isinstance(event, Chunk):
             segments.append(encoder.encode(event.frames).data)
             if event.index + 1 == event.num_chunks:
-                yield FilmShot(next(captions).caption, segments)
+                shot = next(shots)
+                yield FilmShot(shot.caption, segments, shot.steers)
                 segments = []
 
 
 def notices(story: Story, backend: Backend) -> list[str]:
-    """What was left out of a film that is made: keys of the story, words that its model does not know."""
-    shots = enumerate(story.shots)
-    advice = (advice_on(shot.caption, backend.model.text, story.global_caption, index) for index, shot in shots)
-    return [notice for notice in dict.fromkeys((story.warning, *advice)) if notice]
+    """What was left out of a film that is made: keys and choices of the story, words that its model does not know."""
+    told = ((index, words) for index, shot in enumerate(story.shots) for words in (shot.caption, shot.then) if words)
+    advice = (advice_on(words, backend.model.text, story.global_caption, index) for index, words in told)
+    undecided = story.undecided and f"{story.undecided} The film ends before it."
+    return [notice for notice in dict.fromkeys((story.warning, undecided, *advice)) if notice]
 
 
 class Shelf:

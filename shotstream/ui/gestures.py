@@ -44,7 +44,7 @@ def _cut_to(director: Director, fields: Mapping[str, Any]) -> None:
 GESTURES: Mapping[str, Callable[[Director, Mapping[str, Any]], object]] = {
     "cut": lambda d, f: d.cut(),
     "cut to": _cut_to,
-    "shoot": lambda d, f: d.queue_shot(_text(f, "story"), _text(f, "caption")),
+    "shoot": lambda d, f: d.queue_shot(_text(f, "story"), _text(f, "caption"), then=_text(f, "then") or None),
     "steer": lambda d, f: d.steer(_text(f, "caption")),
     "stop": lambda d, f: d.stop(),
     "retry": lambda d, f: d.retry(),
@@ -55,6 +55,7 @@ GESTURES: Mapping[str, Callable[[Director, Mapping[str, Any]], object]] = {
     "retake": lambda d, f: d.retake(_number(f, "key"), _text(f, "caption") or None),
     "rewind": lambda d, f: d.rewind(_number(f, "key")),
     "choose": lambda d, f: d.choose(_number(f, "key")),
+    "decide": lambda d, f: d.decide(_number(f, "choice")),
     "play": lambda d, f: d.replay(_number(f, "key")),
     "policy": lambda d, f: d.remember_by(_text(f, "policy")),
     "attention": lambda d, f: d.weigh_attention(_switch(f)),

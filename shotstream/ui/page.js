@@ -146,7 +146,7 @@
     const told = before.reduce((next, caption) => script.indexOf(caption, next) + 1 || next, 0);
     if (!script[told]) return;
     ask();
-    if (!(await send({ do: "shoot", story: script.global_caption, caption: script[told] }))) return;
+    if (!(await send({ do: "shoot", story: script.global_caption, caption: script[told], then: script.then[told] }))) return;
     for (let tries = 0; tries < 60 && film().length === before.length; tries += 1)
       await new Promise((later) => setTimeout(later, 50)); // until it is seen: the next press counts from there
   }
@@ -169,10 +169,11 @@
   const typing_in = (target) => target.closest?.("textarea, input, select, [contenteditable], dialog");
   async function present() {
     const stories = await (await fetch(`${home}stories`)).json();
-    const { global_caption, ...shots } = stories[asked_for.get("presenter")] ?? Object.values(stories)[0];
+    const told = stories[asked_for.get("presenter")] ?? Object.values(stories)[0], { global_caption } = told;
     write(global_caption, window.sending.story());
     box().blur();
-    script = Object.assign(Object.values(shots), { global_caption });
+    const shots = Object.keys(told).filter((key) => /^shot\d+$/.test(key));
+    script = Object.assign(shots.map((key) => told[key]), { global_caption, then: shots.map((key) => told[`${key}_then`]) });
     await window.keeping.begin(true);
     window.stage.watch();
     document.documentElement.dataset.stage = "ready";

@@ -138,6 +138,7 @@ class Page:
                         dissolve = gr.Checkbox(label="Dissolve", container=False, elem_id="dissolve")
                         rolling = gr.Checkbox(label="Keep rolling", container=False, elem_id="rolling")
                     shapes = gr.HTML(elem_id="shapes")
+                    choices = gr.HTML(elem_id="choices")
                     with gr.Row(elem_id="calls"):
                         calls = [gr.Button(call, size="sm", elem_classes="call") for call in CALLS]
                     with gr.Row(elem_id="controls"):
@@ -161,7 +162,7 @@ class Page:
                 [blocks.load, again.click],
                 self.on_open,
                 None,
-                [player, curtain, status, notes, strip, download, memory, futures, keep, shapes],
+                [player, curtain, status, notes, strip, download, memory, futures, keep, shapes, choices],
                 **ALL_THE_TIME,
             )
             blocks.unload(self.on_close)
@@ -212,12 +213,12 @@ class Page:
             session = self.sessions.open(name, visitor_of(request.request))
             session.seat.visit(context_of(request))
         except UserError as error:
-            yield (*[gr.skip()] * 3, render.notes(render.EMPTY, str(error)), *[gr.skip()] * 6)
+            yield (*[gr.skip()] * 3, render.notes(render.EMPTY, str(error)), *[gr.skip()] * 7)
             return
         home = render.home_for(
             request.headers.get("origin", ""), get_root_url(request.request, JOIN, self.blocks.root_path)
         )
-        drawn: tuple[str, ...] = ("",) * 9
+        drawn: tuple[str, ...] = ("",) * 10
         over = False
         try:
             async for view, notice, segment in session.screen():
@@ -229,7 +230,7 @@ class Page:
                     forget_segments(self.blocks, name, keep=LATE)
             over = not session.director.closed
             if over:
-                yield gr.skip(), gr.skip(), render.at_home(render.status(view, over=True), home), *[gr.skip()] * 7
+                yield gr.skip(), gr.skip(), render.at_home(render.status(view, over=True), home), *[gr.skip()] * 8
         finally:
             if not over:
                 self.sessions.close(name)
@@ -251,8 +252,7 @@ class Page:
 
         def on_example(request: gr.Request) -> str:
             session = self._begin_film(request)
-            for shot in story.shots:
-                session.director.queue_shot(story.global_caption, shot.caption)
+            session.director.queue_story(story)
             return story.global_caption
 
         return on_example
@@ -312,4 +312,5 @@ def _drawn(view: FilmView, notice: str, name: str, model: Model | None) -> tuple
         drawers.futures(view, name),
         drawers.keep(name if view.tree or view.waiting else None),
         render.shapes(view, model.shapes, (model.width, model.height)) if model else "",
+        render.choices(view),
     )

@@ -7,7 +7,7 @@ Pure functions from values to markup. Everything that a person typed is escaped 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -68,8 +68,7 @@ def curtain(view: FilmView) -> str:
 def subtitle(view: FilmView) -> str:
     """What is on the screen, in words: seen where there is nothing else to read."""
     shown = [take for take in view.takes if take.shown]
-    words = shown[-1].steers[-1] if shown and shown[-1].steers else shown[-1].caption if shown else ""
-    return f'<p class="subtitle"><span>{escape(words)}</span></p>' if words else ""
+    return f'<p class="subtitle"><span>{escape(shown[-1].told)}</span></p>' if shown else ""
 
 
 def download(session: str | None) -> str:
@@ -155,7 +154,6 @@ def _frame(take: TakeView, session: str) -> str:
     length = f"{take.seconds:.1f} s" + (" · cut short" if take.stopped else "")
     length = "a picture" if take.cast else "from before" if take.resumed else length
     caption = escape(take.caption)
-    steers = "".join(f'<p class="caption steer">{escape(steer)}</p>' for steer in take.steers)
     acts = ""
     if take.finished:
         acts = button(
@@ -166,8 +164,13 @@ def _frame(take: TakeView, session: str) -> str:
     return (
         f'<li class="{"made" if take.finished else "making"}" data-key="{take.key}">{picture(take, session)}'
         f'<p class="number">{take.number} <span>{length}</span></p>'
-        f'<p class="caption" title="{caption}">{caption}</p>{steers}{_takes(take)}<p class="acts">{acts}</p></li>'
+        f'<p class="caption" title="{caption}">{caption}</p>{_steers(take.steers)}{_takes(take)}'
+        f'<p class="acts">{acts}</p></li>'
     )
+
+
+def _steers(steers: Iterable[str]) -> str:
+    return "".join(f'<p class="caption steer">{escape(steer)}</p>' for steer in steers)
 
 
 def _takes(take: TakeView) -> str:
@@ -203,7 +206,8 @@ def _queued(place: int, count: int, number: int, shot: QueuedView) -> str:
     kind = "picture" if shot.cast else "retake" if shot.retake else "queued"
     return (
         f'<li class="queued" data-key="{shot.key}"><div class="blank"></div><p class="number">{number} <span>{kind}'
-        f'</span></p><p class="caption" title="{caption}">{caption}</p><p class="acts">{acts}</p></li>'
+        f'</span></p><p class="caption" title="{caption}">{caption}</p>{_steers(filter(None, (shot.then,)))}'
+        f'<p class="acts">{acts}</p></li>'
     )
 
 
@@ -220,6 +224,17 @@ def shapes(view: FilmView, offered: Mapping[str, tuple[int, int]], own: tuple[in
     )
     hint = "A film has one shape: a new film may have another." if begun else "Chosen before the first shot."
     return f'<div class="shapes" role="group" aria-label="Shape of the picture" title="{hint}">{buttons}</div>'
+
+
+def choices(view: FilmView) -> str:
+    """How the story may go on, if it leaves that to whoever looks on."""
+    buttons = "".join(
+        f'<button type="button" class="act" data-do="decide" data-choice="{number}" '
+        f'aria-pressed="{str(choice.taken).lower()}">{escape(choice.name)}</button>'
+        for number, choice in enumerate(view.choices)
+    )
+    label = '<span id="what-now">What now?</span>'
+    return f'<div class="choices" role="group" aria-labelledby="what-now">{label}{buttons}</div>' if buttons else ""
 
 
 def home_for(origin: str, root: str) -> str:

@@ -137,8 +137,7 @@ class Routes:
         if b"\0" not in start[:8] and start.removeprefix(BOM_UTF8).lstrip()[:1] == b"{":  # memory begins with a number
             story = Story.from_json(start)
             session.director.new_film()
-            for shot in story.shots[:MAX_WAITING]:
-                session.director.queue_shot(story.global_caption, shot.caption)
+            session.director.queue_story(story)
             told, notice = story.global_caption, _left_out(story)
         else:
             told, notice = session.director.resume(path), ""
