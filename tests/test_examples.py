@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -28,15 +30,27 @@ def path(request: pytest.FixtureRequest) -> Path:
     return request.param
 
 
-def test_there_are_enough_and_one_is_long():
+def test_there_are_enough_and_one_is_long_one_steers_and_one_leaves_a_choice():
     stories = [read_story(path) for path in STORIES]
     assert len(stories) >= 6 and max(len(story.shots) for story in stories) >= 8
+    assert any(shot.then for story in stories for shot in story.shots) and any(story.choices for story in stories)
+
+
+def test_the_run_of_agents_is_that_of_its_log():
+    folder = ROOT / "assets" / "agent-run"
+    spec = importlib.util.spec_from_file_location("agent_run_film", folder / "film.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    log = json.loads((folder / "events.json").read_text(encoding="utf-8"))
+    told = Story.from_json(json.dumps(script.story_of(log["events"])))
+    assert read_story(ROOT / "assets" / "stories" / "a-team-of-agents.json") == told
 
 
 def test_a_story_says_nothing_that_the_model_does_not_know(path: Path, tokenizer):
     story = read_story(path)
     assert not story.ignored_keys
-    words = " ".join((story.global_caption, *(shot.caption for shot in story.shots)))
+    shots = [*story.shots, *(shot for choice in story.choices for shot in choice.shots)]
+    words = " ".join([story.global_caption, *(f"{shot.caption} {shot.then or ''}" for shot in shots)])
     assert unknown_words(words, tokenizer) == ()
     assert unknown_words("A dog.", tokenizer)  # it would be told
 

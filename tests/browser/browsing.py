@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).parents[2]
+WATCHED = "(v => v.buffered.end(v.buffered.length - 1) - v.currentTime < 0.35)(document.querySelector('#film video'))"
 PATIENCE = 240  # seconds, for a machine that trains a model meanwhile; what is promised is measured elsewhere
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from browsing import App, Tab
+from browsing import WATCHED, App, Tab
 
 IDLE = "document.querySelector('.slate').dataset.state === 'waiting' && !document.querySelector('.strip .queued')"
 
@@ -67,6 +67,37 @@ def test_a_shot_is_steered_cut_retaken_and_the_film_branches(open_tab):
     page.click(".tree li:nth-child(2) button")
     tab.wait_until("document.querySelectorAll('.strip .caption')[2]?.textContent === 'Close-up: it looks happy.'")
     assert tab.page.locator("#film video").count() == 1
+    assert tab.complaints == []
+
+
+def test_a_story_is_steered_and_another_leaves_a_choice(open_tab):
+    tab = open_tab(width=380, height=1400)
+    page = tab.page
+    page.click('.story:has-text("While the camera runs")')
+    tab.wait_until("document.querySelectorAll('.strip .queued .steer').length === 2")  # what waits says what it will be
+    assert page.locator(".choices").count() == 0
+    page.click('.story:has-text("Left or right")')
+    left, right = (page.get_by_role("button", name=name, exact=True) for name in ("Go left", "Go right"))
+    page.get_by_role("group", name="What now?").wait_for()  # until it is seen
+    place = "(({ top, height }) => [top + scrollY, height])(document.querySelector('#screen').getBoundingClientRect())"
+    screen = page.evaluate(place)
+    left.focus()
+    page.keyboard.press("Enter")  # while the story waits
+    tab.wait_until("document.querySelectorAll('.strip li').length === 4")
+    shots(tab, 4)
+    assert left.get_attribute("aria-pressed") == "true" and right.get_attribute("aria-pressed") == "false"
+    common = captions(tab)[:2]
+    tab.wait_until(WATCHED)
+    right.click()
+    tab.wait_until("document.querySelector('.strip').textContent.includes('dances in the city')")
+    shots(tab, 4)
+    assert captions(tab)[:2] == common and right.get_attribute("aria-pressed") == "true"
+    page.click("#futures button >> nth=0")
+    tab.wait_until("document.querySelectorAll('.tree li').length === 6")  # both, and what they have in common once
+    assert page.evaluate(place) == screen
+    assert page.evaluate("document.documentElement.scrollWidth") <= 380
+    page.click("#new-film")
+    tab.wait_until("!document.querySelector('.choices')")
     assert tab.complaints == []
 
 

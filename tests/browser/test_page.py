@@ -8,14 +8,12 @@ from pathlib import Path
 
 import av
 import pytest
-from browsing import ROOT, App, Tab, wait_for
+from browsing import ROOT, WATCHED, App, Tab, wait_for
 from PIL import Image, ImageChops
 
 STORIES = sorted((ROOT / "assets" / "stories").glob("*.json"))
 SHOT_COUNT = "document.querySelectorAll('.strip li.made').length"
 QUEUE_COUNT = "document.querySelectorAll('.strip .queued').length"
-
-WATCHED = "(v => v.buffered.end(v.buffered.length - 1) - v.currentTime < 0.35)(document.querySelector('#film video'))"
 
 
 def made(tab: Tab, count: int, seconds: float = 120) -> None:
