@@ -9,16 +9,20 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
+import numpy as np
 import pytest
 import torch
 
-from shotstream.backends.gpu_time import BEGINNING, GpuTime, LostWorker, told
+from shotstream.backends.gpu_time import BEGINNING, MOST, Course, GpuTime, LostWorker, told
 from shotstream.backends.wire import pack, unpack
+from shotstream.engine import Engine
 from shotstream.errors import UserError
-from shotstream.events import ShotRequest
+from shotstream.events import Chunk, Progress, ShotRequest
+from shotstream.models.model import Model
 
 SCENES = ["equal", "cancel", "cancel_while_waiting", "wrong_request", "quota", "time_out", "killed"]
 FOLDER = Path(__file__).parent
@@ -121,18 +125,71 @@ def test_values_travel_whole_and_without_what_they_were_cut_from():
     assert str(unpack(pack(UserError("No.")))) == "No."
 
 
+def course(chunks: int, before: int = 0, seconds: float = 0.0, again: float = 0.0, size: float = 1.0) -> Course:
+    """Of a call whose chunks took as many seconds."""
+    course, now = Course(chunks, before, size), 100.0
+    course.note(Progress("context", 0, 0), now)
+    for index in range(before + 1 if before else 0):
+        now += again * before / (before + 1)
+        course.note(Progress("context", index, 0), now)
+    for index in range(chunks):
+        course.note(Progress("denoise", before + index, 0), now + seconds / 2)
+        now += seconds
+        course.note(Chunk(before + index, before + chunks, np.zeros(1), torch.zeros(1)), now)
+    return course
+
+
 def test_time_is_asked_for_as_shots_take_it():
     time = GpuTime()
-    short, long = time.seconds(1), time.seconds(7)
-    assert BEGINNING < short < long and time.seconds(7, size=2) > long
+    short, long = time.seconds(Course(1)), time.seconds(Course(7))
+    assert BEGINNING < short < long and time.seconds(Course(7, size=2)) > long
     for _ in range(20):
-        time.learn(0.3)
-    assert time.seconds(7) < long
-    before = time.seconds(7)
-    time.note(gr.Error("GPU task aborted", title="ZeroGPU worker error"), asked=10, elapsed=1.0)
-    assert time.seconds(7) == before  # it was killed for something else
-    time.note(LostWorker(), asked=10, elapsed=9.0)
-    assert time.seconds(7) > before
+        time.learn(course(3, seconds=0.3))
+        time.learn(Course(3))  # nothing was made: nothing is learned
+    assert BEGINNING < time.seconds(Course(7)) < long
+    before = time.seconds(Course(7))
+    aborted = gr.Error("GPU task aborted", title="ZeroGPU worker error")
+    time.lose(Course(7), aborted, asked=10, elapsed=1.0)
+    assert time.seconds(Course(7)) == before  # it was killed for something else
+    time.lose(Course(7), LostWorker(), asked=10, elapsed=9.0)
+    assert time.seconds(Course(7)) > before
+    for _ in range(20):
+        time.lose(Course(7), LostWorker(), asked=10, elapsed=9.0)
+    assert time.seconds(Course(7)) == BEGINNING + 1.5 * 7 * MOST  # and no more
+
+
+def test_what_a_shot_goes_on_from_is_counted_apart():
+    time = GpuTime()
+    new, on = time.seconds(Course(2)), time.seconds(Course(2, 40))
+    assert new < on < time.seconds(Course(42))
+    for _ in range(20):
+        time.learn(course(2, 40, seconds=1.0, again=0.5))
+    assert time.seconds(Course(2)) == new and time.seconds(Course(2, 40)) > on
+    on = time.seconds(Course(2, 40))
+    time.lose(Course(2, 40), LostWorker(), asked=10, elapsed=9.0)  # it never came to anything new
+    time.lose(course(2, 40, seconds=0.9), LostWorker(), asked=10, elapsed=9.0)  # what was new went well
+    assert time.seconds(Course(2)) == new and time.seconds(Course(2, 40)) > on
+    time.lose(course(2, 40, seconds=3.0), LostWorker(), asked=10, elapsed=9.0)
+    assert time.seconds(Course(2)) > new
+
+
+def test_only_a_worker_that_has_nothing_tells_what_it_costs_to_go_on(random_model: Model):
+    first = ShotRequest("A ball.", seed=3, num_chunks=2)
+    warm = Engine(random_model)
+    prefix = torch.cat([event.latents for event in warm.shoot(first) if isinstance(event, Chunk)])
+    on, closed = replace(first, prefix=prefix, num_chunks=3), replace(first, prefix=prefix)
+
+    def measured(engine: Engine, request: ShotRequest) -> Course:
+        course = Course(request.num_chunks - 2, 2)
+        for now, event in enumerate(engine.shoot(request), 1):
+            course.note(event, now)
+        return course
+
+    for request in (on, closed):
+        assert measured(Engine(random_model), request).again
+    assert measured(warm, closed).again is None and measured(warm, on).again is None
+    again = measured(warm, replace(on, caption="A cube."))  # its pixels are there, its cache is not
+    assert again.again is None and again.chunk == random_model.schedule.timesteps.numel() + 1
 
 
 @pytest.mark.parametrize(

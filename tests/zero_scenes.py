@@ -196,7 +196,7 @@ class Scenes:
         self.end_workers()
         director.queue_shot(STORY, "It sleeps.", 28)
         asked = self.backend.gpu_time.seconds
-        self.backend.gpu_time.seconds = lambda chunks, size=1.0: 1
+        self.backend.gpu_time.seconds = lambda course: 1
         platform = threading.Thread(target=self.kill_after_a_chunk, args=(director, 1.0))
         platform.start()
         self.work(director)

@@ -1,16 +1,23 @@
 """How long a card is asked for on ZeroGPU, and what its refusals mean.
 
 The time that is asked for, not the time that is used, is taken from a visitor's daily share; a worker that needs longer
-is killed. Owns both estimates and sentences. Knows no worker and no shot.
+is killed. Owns both estimates and sentences. Knows no worker, and of a shot only its length and how it comes along.
+
+A shot that goes on costs time for the chunks that it already has: a worker that did not make them decodes and caches
+them anew. Which one it will be is not known when time is asked for.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass, field
+
+from shotstream.events import Chunk, Progress
 
 BEGINNING = 8.0  # seconds: the weights go to the card, words are read, the caches are filled
-FIRST_GUESS = 1.0  # seconds a chunk, before one was made
+FIRST_GUESS, MOST = 1.0, 4.0  # seconds a chunk, before one was made, and whatever happens
+FIRST_GUESS_AGAIN, MOST_AGAIN = 0.2, 1.0  # the same for a chunk that was made before
 MARGIN = 1.5  # that a shot may take longer than the ones before
 WEIGHT = 0.3  # of the latest shot in the estimate
 KEPT = "your film and your prompt are kept"
@@ -20,24 +27,75 @@ class LostWorker(Exception):
     """A worker ended without a word: killed in the middle of one, it leaves those who listen waiting for the rest."""
 
 
+@dataclass
+class Course:
+    """How a call comes along: `chunks` are to be made behind as many as there are `before`, of pictures `size` times as
+    large as the model's own."""
+
+    chunks: int = 0
+    before: int = 0
+    size: float = 1.0
+    making: bool = field(default=False, init=False)  # it has come to what is new
+    _begun: float | None = field(default=None, init=False)  # when decoding and caching what was before began
+    _ready: float | None = field(default=None, init=False)  # when all was there to make what is new
+    _latest: float | None = field(default=None, init=False)  # when there was a chunk
+    _made: int = field(default=0, init=False)  # chunks
+    _signs: int = field(default=0, init=False)  # of the context
+
+    def note(self, event: object, now: float) -> None:
+        """The call told this, `now` in seconds by any clock."""
+        match event:
+            case Progress(stage="denoise"):
+                self.making = True
+            case Progress():
+                self._ready = now
+                if event.stage == "context":
+                    self._begun = self._begun or now
+                    self._signs += 1
+            case Chunk():
+                self._made, self._latest, self.making = self._made + 1, now, True
+
+    @property
+    def chunk(self) -> float | None:
+        """Seconds that a chunk of the model's own size took; None if none was made."""
+        return (self._latest - self._ready) / self._made / self.size if self._made else None
+
+    @property
+    def again(self) -> float | None:
+        """Seconds that a chunk from before took; None if a worker still had some of them: the next may have none."""
+        all_signs = 1 + self.before + bool(self.chunks)  # the context itself, each chunk's pixels, and their cache
+        if not self.before or self._signs < all_signs or self.chunks and not self.making:
+            return None
+        return (self._ready - self._begun) / self.before / self.size
+
+
 class GpuTime:
     """What is known of how long chunks take."""
 
     def __init__(self) -> None:
-        self._chunk = FIRST_GUESS
+        self._chunk, self._again = FIRST_GUESS, FIRST_GUESS_AGAIN
 
-    def seconds(self, chunks: int, size: float = 1.0) -> int:
-        """To be asked for, for as many chunks of pictures `size` times as large as the model's own."""
-        return math.ceil(BEGINNING + MARGIN * chunks * size * self._chunk)
+    def seconds(self, course: Course) -> int:
+        """To be asked for."""
+        work = course.chunks * self._chunk + course.before * self._again
+        return math.ceil(BEGINNING + MARGIN * course.size * work)
 
-    def learn(self, seconds: float) -> None:
-        """A chunk took as long."""
-        self._chunk += WEIGHT * (max(seconds, 0.1) - self._chunk)
+    def learn(self, course: Course) -> None:
+        """A call went like this, to its end or to where it was cut off."""
+        if course.chunk is not None:
+            self._chunk += WEIGHT * (min(max(course.chunk, 0.1), MOST) - self._chunk)
+        if course.again is not None:
+            self._again += WEIGHT * (min(max(course.again, 0.02), MOST_AGAIN) - self._again)
 
-    def note(self, error: Exception, asked: int, elapsed: float) -> None:
-        """Something went wrong; if it was for lack of time, more is asked for from now on."""
-        if _ran_out(error, asked, elapsed):
-            self._chunk *= 2
+    def lose(self, course: Course, error: Exception, asked: int, elapsed: float) -> None:
+        """A call went wrong; if it was for lack of time, more is asked for from now on: for what took it."""
+        if not _ran_out(error, asked, elapsed):
+            return
+        as_thought = course.chunk is not None and course.chunk <= self._chunk
+        if course.before and (as_thought or not course.making):
+            self._again = min(2 * self._again, MOST_AGAIN)
+        else:
+            self._chunk = min(2 * self._chunk, MOST)
 
     def counted(self, seconds: int) -> int:
         """What is taken from a visitor's daily share for as many seconds: cards count differently."""

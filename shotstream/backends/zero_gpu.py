@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NoReturn
 import spaces
 
 from shotstream.arguments import switched_on
-from shotstream.backends.gpu_time import GpuTime, LostWorker, told
+from shotstream.backends.gpu_time import Course, GpuTime, LostWorker, told
 from shotstream.backends.loading import PATIENCE, Promise
 from shotstream.backends.wire import pack, unpack
 from shotstream.engine import Engine
@@ -102,28 +102,19 @@ class ZeroGpuBackend(Promise):
         """
         model = self.ready.result()
         plan = plan_shot(request, model)
-        chunks = plan.num_chunks - plan.prefix_chunks
         area = plan.latent_size[0] * plan.latent_size[1] * model.vae.spatial_factor**2
-        size = area / (model.width * model.height)
-        seconds = self.gpu_time.seconds(chunks, size)
-        first = latest = time.monotonic()
-        for event in self._events(pack(request), seconds):
-            if isinstance(event, Progress) and event.stage == "turn":
-                first = time.monotonic()
-            if isinstance(event, Chunk):
-                latest = time.monotonic()
-            yield event
-        if chunks:
-            self.gpu_time.learn((latest - first) / chunks / size)
+        course = Course(plan.num_chunks - plan.prefix_chunks, plan.prefix_chunks, area / (model.width * model.height))
+        yield from self._events(pack(request), course)
 
     def cast(self, picture: np.ndarray, caption: str) -> ShotMemory:
         """A picture as what the camera already saw, see `Engine.cast`."""
         self.wait()
-        *_, shot = self._events(pack((picture, caption)), self.gpu_time.seconds(0))
+        *_, shot = self._events(pack((picture, caption)), Course())
         return shot
 
-    def _events(self, job: bytes, seconds: int) -> Iterator[Event | ShotMemory]:
-        """What a worker makes of a job, for which it has a GPU for as many `seconds`."""
+    def _events(self, job: bytes, course: Course) -> Iterator[Event | ShotMemory]:
+        """What a worker makes of a job, for which it has a GPU for as long as that may take."""
+        seconds = self.gpu_time.seconds(course)
         call = _Call(lambda: self._call(job, seconds))
         began = heard = time.monotonic()
         event = Progress("turn", 0, 0)
@@ -136,7 +127,7 @@ class ZeroGpuBackend(Promise):
                 except queue.Empty:
                     silence = time.monotonic() - heard
                     if silence > OVERDUE + seconds or (worker and silence > GRACE and not _is_alive(worker)):
-                        self._raise(LostWorker(), seconds, heard - began)
+                        self._raise(LostWorker(), course, seconds, heard - began)
                     if isinstance(event, Progress):
                         yield event
                     continue
@@ -146,19 +137,21 @@ class ZeroGpuBackend(Promise):
                 if news is None:
                     news = LostWorker()
                 if isinstance(news, Exception):
-                    self._raise(news, seconds, heard - began)
+                    self._raise(news, course, seconds, heard - began)
                 event = unpack(news)
                 if isinstance(event, UserError):
                     raise event
                 if isinstance(event, int):
                     worker, began = event, heard
                     event = Progress("turn", 0, 0, asked=self.gpu_time.counted(seconds))
+                course.note(event, heard)
                 yield event
         finally:
             call.cancelled.set()
+            self.gpu_time.learn(course)
 
-    def _raise(self, error: Exception, seconds: int, elapsed: float) -> NoReturn:
-        self.gpu_time.note(error, seconds, elapsed)
+    def _raise(self, error: Exception, course: Course, seconds: int, elapsed: float) -> NoReturn:
+        self.gpu_time.lose(course, error, seconds, elapsed)
         raise UserError(told(error, seconds, elapsed)) from error
 
     def _work(self, job: bytes) -> Iterator[bytes]:
