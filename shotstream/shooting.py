@@ -243,6 +243,7 @@ class Shooting:
         started = time.monotonic()
         frames = self._faded_in(take, chunk)
         segment = self._reel.encode(frames, self._backend.fps)
+        picture = take.still or still(chunk.frames[-1])
         with self._condition:
             if ticket is not self._ticket:
                 return
@@ -250,7 +251,7 @@ class Shooting:
             if take.prompt.num_chunks is None and not take.wanted:
                 self._usual = chunk.num_chunks
             take.wanted = take.wanted or chunk.num_chunks
-            take.still = take.still or still(chunk.frames[-1])
+            take.still = picture
             timing.chunk_encoded(segment.num_frames, time.monotonic() - started)
             self.timing = timing
             self._doing = Doing("denoise", min(take.num_chunks + 1, take.wanted), take.wanted)

@@ -198,6 +198,29 @@ def test_a_segment_says_how_long_ago_it_left():
     assert len(told) == 1
 
 
+def test_a_tab_whose_disk_is_slow_keeps_no_other_waiting(backend: InProcessBackend):
+    session = Session(backend)
+    writing, written = threading.Event(), threading.Event()
+
+    def write() -> bool:
+        with session.director._condition:
+            writing.set()
+            return written.wait(30)
+
+    async def look() -> bool:
+        writer = asyncio.create_task(asyncio.to_thread(write))
+        await asyncio.to_thread(writing.wait)
+        shown = asyncio.create_task(anext(session.screen()))
+        await asyncio.sleep(0.05)
+        written.set()  # which nobody can say while the event loop stands still
+        view, _, segment = await shown
+        assert view.takes == () and segment is None
+        return await writer
+
+    assert asyncio.run(look())
+    session.close()
+
+
 def test_a_bug_does_not_end_the_camera(backend: InProcessBackend, caplog: pytest.LogCaptureFixture):
     session = Session(backend)
     with session.director._changing():

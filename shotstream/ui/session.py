@@ -35,7 +35,7 @@ STILL = 3  # seconds without anything to be shown, before it does
 
 
 class Session:
-    """A tab. `screen` runs on the event loop, shots are made in a thread of its own."""
+    """A tab. `screen` runs on the event loop and looks at the film in threads, shots are made in one of its own."""
 
     def __init__(self, backend: Backend, name: str = "", visitor: str = "") -> None:
         self.name, self.visitor = name, visitor
@@ -83,21 +83,28 @@ class Session:
         seen, ends_at = None, 0.0  # the wall-clock time at which the viewer will have seen everything that was sent
         while not self.director.closed:
             self._news.clear()
-            view, notice = self.director.view(), " ".join(filter(None, (self.notice, self.gpu_time)))
-            now, segment = time.monotonic(), None
-            if ends_at - now <= self.lead and (segment := self.director.next_segment()):
+            due = ends_at - time.monotonic() <= self.lead
+            view, segment, more = await asyncio.to_thread(self._look, due)
+            notice, now = " ".join(filter(None, (self.notice, self.gpu_time))), time.monotonic()
+            if segment:
                 ends_at = max(ends_at, now) + segment.duration
             if segment or (view, notice) != seen:
                 seen = view, notice
                 yield view, notice, segment
                 continue
-            patience = ends_at - now - self.lead if self.director.has_unshown() else None
-            if ends_at and not (view.playing or view.waiting or view.stage or self.director.has_unshown()):
+            patience = ends_at - now - self.lead if more else None
+            if ends_at and not (view.playing or view.waiting or view.stage or more):
                 patience = max(fresh_at, ends_at + STILL) - now
                 if patience <= 0:
                     return
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), patience)
+
+    def _look(self, due: bool) -> tuple[FilmView, Segment | None, bool]:
+        """The film, its next segment if one is `due`, and whether there are more: from the disk, and under a lock in
+        whose keeping others write to it. All other tabs would wait for it on the event loop."""
+        view, segment = self.director.view(), self.director.next_segment() if due else None
+        return view, segment, self.director.has_unshown()
 
     def close(self) -> None:
         """Ends the film and frees what it holds; a running shot is cancelled at the engine's next sign of life."""
