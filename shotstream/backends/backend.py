@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # a page is up before torch is there
     from shotstream.models.shapes import Shapes
     from shotstream.models.text import TextEncoder
     from shotstream.prompting import Prompting
-    from shotstream.sampler import Guidance
+    from shotstream.sampler import Guidance, Schedule
 
 
 class Camera(Protocol):
@@ -81,6 +81,7 @@ class ModelFacts(Protocol):
     width: int
     height: int
     fps: int
+    schedule: Schedule
     shapes: Shapes
     prompting: Prompting
     text: TextEncoder

@@ -65,12 +65,6 @@ class InProcessBackend(Promise):
                 pass
             return self._engine.cast(picture, caption)
 
-    def _closes(self, request: ShotRequest) -> bool:
-        """Is there nothing to be made but the memory of what was? Whoever had one turn for a shot that was cut should
-        not have to wait for a second before the next shot."""
-        chunks = len(request.prefix) // self.model.schedule.chunk_frames if request.prefix is not None else 0
-        return bool(chunks) and request.num_chunks == chunks
-
     def foresee(self, caption: str) -> None:
         """A shot with this caption will probably be asked for: it is encoded while it waits."""
         if self.model is not None:

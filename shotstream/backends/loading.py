@@ -13,6 +13,7 @@ from shotstream.logs import tell
 
 if TYPE_CHECKING:
     from shotstream.backends.backend import ModelFacts
+    from shotstream.events import ShotRequest
 
 PATIENCE = 0.1  # seconds between two signs of life while a shot waits, and so the slowest reaction to a cancellation
 
@@ -47,6 +48,12 @@ class Promise:
     def model_name(self) -> str:
         """The name of the model, which must be loaded."""
         return self.ready.result().name
+
+    def _closes(self, request: ShotRequest) -> bool:
+        """Is there nothing to be made but the memory of what was? Whoever had one turn for a shot that was cut should
+        not have to wait for a second before the next shot. The model must be loaded."""
+        chunks = 0 if request.prefix is None else len(request.prefix) // self.ready.result().schedule.chunk_frames
+        return bool(chunks) and request.num_chunks == chunks
 
     def _keep(self, model: ModelFacts) -> None:
         tell("model ready", model=model.name, device=model.device)

@@ -111,12 +111,6 @@ class RayServeBackend(Promise):
             self._ours = False
             cluster.end()
 
-    def _closes(self, request: ShotRequest) -> bool:
-        """Is there nothing to be made but the memory of what was? Whoever had one turn for a shot that was cut should
-        not have to wait for a second before the next shot."""
-        chunks = 0 if request.prefix is None else len(request.prefix) // self.ready.result().schedule.chunk_frames
-        return bool(chunks) and request.num_chunks == chunks
-
     def _ask(self, method: str, *arguments: object, urgent: bool) -> Iterator[Any]:
         """What a replica answers, one by one, and `Progress` while there is nothing else to tell. Raises `ReplicaLost`
         and what the replica raises."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from shotstream.models.facts import ModelFacts
+    from shotstream.models.facts import RemoteModel
 
 log = logging.getLogger(__name__)
 _END = object()
@@ -50,7 +50,7 @@ class Replica:
         self._thread = ThreadPoolExecutor(1, "model")  # the event loop stays free to hear of a cancellation
         self._engine = Engine(load_model(load_options))
 
-    async def facts(self) -> ModelFacts:
+    async def facts(self) -> RemoteModel:
         """What the page has to know about the model."""
         from shotstream.models.facts import facts_of
 

@@ -1,6 +1,7 @@
 """What is worth knowing about a model where it is not: the numbers, names and words of one that runs elsewhere.
 
-A value that can be pickled. For a page it stands in for `Model`, under the same names; it has no weights.
+A value that can be pickled. For a page it stands in for `Model`, under the same names (those of
+`backend.ModelFacts`); it has no weights.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from shotstream.sampler import Guidance, Schedule
 
 
 @dataclass(frozen=True)
-class ModelFacts:
+class RemoteModel:
     """As in `Model`; `device` is what to call the place where it runs."""
 
     name: str
@@ -55,9 +56,9 @@ class ModelFacts:
         return UMT5Text(self.tokenizer, None, self.text_len)
 
 
-def facts_of(model: Model) -> ModelFacts:
+def facts_of(model: Model) -> RemoteModel:
     """The facts of a loaded model."""
-    return ModelFacts(
+    return RemoteModel(
         name=model.name,
         height=model.height,
         width=model.width,

@@ -14,10 +14,9 @@ from typing import Any
 import gradio as gr
 from gradio.route_utils import API_PREFIX, get_root_url
 
-from shotstream.backends.backend import Backend
+from shotstream.backends.backend import Backend, ModelFacts
 from shotstream.errors import UserError
 from shotstream.models.fetching import FetchProgress
-from shotstream.models.model import Model
 from shotstream.prompting import Prompting
 from shotstream.story import Story, read_story
 from shotstream.ui import drawers, prompt_help, render
@@ -300,7 +299,7 @@ class Page:
         return True
 
 
-def _drawn(view: FilmView, notice: str, name: str, model: Model | None) -> tuple[str, ...]:
+def _drawn(view: FilmView, notice: str, name: str, model: ModelFacts | None) -> tuple[str, ...]:
     """All that the page shows of a film besides the film, as the outputs of `on_open` stand."""
     return (
         render.curtain(view) + render.subtitle(view),
