@@ -78,7 +78,7 @@ class Session:
 
     async def _screen(self) -> AsyncIterator[tuple[FilmView, str, Segment | None]]:
         self._loop = asyncio.get_running_loop()
-        self.director.begin_player()
+        await asyncio.to_thread(self.director.begin_player)
         fresh_at = time.monotonic() + FRESH_AFTER
         seen, ends_at = None, 0.0  # the wall-clock time at which the viewer will have seen everything that was sent
         while not self.director.closed:
