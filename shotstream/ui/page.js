@@ -48,9 +48,11 @@
     dialog.className = "sheet";
     dialog.innerHTML = html;
     document.querySelector(".gradio-container").append(dialog);
-    dialog.addEventListener("close", () => (dialog.remove(), box()?.focus()));
+    const leave = () => dialog.isConnected && (dialog.close(), dialog.remove(), box()?.focus());
+    dialog.addEventListener("cancel", leave); // at once: the browser's own "close" may come after the next key
+    dialog.addEventListener("close", leave);
     dialog.addEventListener("click", (event) => {
-      if (event.target === dialog || event.target.closest("[data-close]")) dialog.close();
+      if (event.target === dialog || event.target.closest("[data-close]")) leave();
     });
     dialog.showModal();
     return dialog;
