@@ -23,7 +23,7 @@ from shotstream.story import MAX_PROMPT_CHARACTERS, Story, clean_prompt
 from shotstream.takes import BEGINNING, Crossroads, Prompt, Take
 
 MAX_WAITING = 20  # prompts
-MAX_FILM_SECONDS = 600
+MAX_FILM_SECONDS = 1500  # longer than anybody is on a stage
 ROLL_CHUNKS = 2  # that a rolling shot grows by
 ROLL_AHEAD = 2.0  # seconds of footage that nobody has seen yet, below which a shot rolls on
 

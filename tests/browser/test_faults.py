@@ -289,7 +289,7 @@ def test_a_fresh_stream_begins_at_a_cut_once_nothing_plays(short_app: App, brows
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_ten_minutes_without_a_stall_in_two_tabs(open_tab):
-    """One player per film, as long as a film may be. Both films are made while they play."""
+    """One player per film. Both films are made while they play."""
     tabs = [open_tab(), open_tab()]
     for tab in tabs:
         watch(tab)
