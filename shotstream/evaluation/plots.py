@@ -104,7 +104,8 @@ def _speeds(figure: Figure, rows: Mapping[str, Row]) -> None:
         if name == TRUTH or row.fps is None or estimate is None:
             continue
         errors = (estimate.error or 0.0, row.fps.error or 0.0)
-        axes.errorbar(row.fps.value, estimate.value, *errors, fmt="o", label=name)
+        mark = "osD^v"[len(axes.containers) // 10 % 5]  # the colours come round again after ten
+        axes.errorbar(row.fps.value, estimate.value, *errors, fmt=mark, label=name)
     axes.set_xscale("log")
     axes.set_xlabel("frames a second, everything included")
     axes.set_ylabel("right character in later shots")
