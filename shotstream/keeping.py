@@ -17,7 +17,7 @@ from shotstream.note import FilmNote, ShotNote
 from shotstream.reel import Reel
 from shotstream.saving import SavedSession, SavedShot
 from shotstream.story import Shot, Story
-from shotstream.takes import BEGINNING, Prompt, Take
+from shotstream.takes import BEGINNING, Crossroads, Prompt, Take
 
 NO_STORY = "A film."
 
@@ -51,10 +51,18 @@ def film_note(reel: Reel, film: Sequence[Take], model: str, fps: int) -> FilmNot
     return FilmNote(model, fps, width, height, tuple(shots), cast=len(filmed) < len(film))
 
 
-def story_of(prompts: Sequence[Prompt]) -> Story:
-    """The prompts as a story, whose global caption is the latest that there is. Raises UserError if there are none."""
+def story_of(film: Sequence[Take], waiting: Sequence[Prompt], roads: Crossroads | None = None) -> Story:
+    """The film and what waits as a story, whose global caption is the latest that there is; with the choices of `roads`
+    if it ends where they begin. A shot that was steered is told half-way what it was told last. Raises UserError if
+    there are no shots."""
+    prompts = [*map(_as_steered, film), *waiting]
     told = next((prompt.global_caption for prompt in reversed(prompts) if prompt.global_caption), NO_STORY)
-    return Story(told, tuple(Shot(prompt.caption, prompt.then) for prompt in prompts))
+    choices = roads.choices if roads and prompts and prompts[-1].key == roads.after else ()
+    return Story(told, tuple(Shot(prompt.caption, prompt.then) for prompt in prompts), choices)
+
+
+def _as_steered(take: Take) -> Prompt:
+    return replace(take.prompt, then=take.steers[-1].caption) if take.steers else take.prompt
 
 
 def numbered(marks: Collection[Pick], closed: Sequence[Take]) -> tuple[Pick, ...]:

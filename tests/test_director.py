@@ -410,7 +410,7 @@ def test_a_directed_film_can_be_made_again_from_its_note(director: Director, bac
         assert made.caption == made_again.caption and made.num_frames == made_again.num_frames
         torch.testing.assert_close(made.latents, made_again.latents, atol=1e-4, rtol=0)
     assert "One." in director.captions() and director.storyboard()[:4] == b"\x89PNG"
-    assert [shot.caption for shot in director.story().shots] == ["One.", "Two.", "Three."]
+    assert director.story().shots == (Shot("One."), Shot("Two.", "Now it sleeps."), Shot("Three."))
 
 
 def test_footage_runs_ahead_of_the_viewer_by_one_shot_at_most(director: Director):
@@ -751,7 +751,9 @@ def test_a_choice_branches_the_film_and_what_both_have_is_made_once(
     director: Director, recorder: Recorder, tmp_path: Path
 ):
     director.queue_story(CROSSROADS)
+    assert director.story() == CROSSROADS
     work(director)
+    assert director.story() == CROSSROADS
     assert [choice.name for choice in director.view().choices] == ["Left", "Right"] and taken(director) == [False] * 2
     with pytest.raises(UserError, match="gone"):
         director.decide(2)
@@ -759,7 +761,7 @@ def test_a_choice_branches_the_film_and_what_both_have_is_made_once(
     director.decide(0)  # it is coming
     work(director)
     assert told(director) == ["It walks.", "It looks around.", "Left.", "Far left."]
-    assert taken(director) == [True, False]
+    assert taken(director) == [True, False] and director.story().choices == ()
     shoot(director, "It waits.")  # goes on with what was decided
     director.decide(1)
     work(director)
