@@ -126,6 +126,11 @@ class Tab:
         self.page.fill("#next-shot textarea", caption)
         self.page.press("#next-shot textarea", "Enter")
 
+    def choose_length(self, length: str) -> None:
+        """Of the shots to come."""
+        self.page.click("#length input")
+        self.page.click(f"[role=option]:has-text('{length}')")
+
     def wait_until(self, expression: str, seconds: float = 120) -> None:
         # by the clock: headless Chromium now and then stops giving animation frames, which is the default to wait for
         self.page.wait_for_function(expression, polling=50, timeout=seconds * 1000)

@@ -19,12 +19,6 @@ def shots(tab: Tab, count: int) -> None:
     tab.wait_until(f"document.querySelectorAll('.strip .made').length === {count} && {IDLE}")
 
 
-def choose_length(tab: Tab, length: str) -> None:
-    """Of the shots to come."""
-    tab.page.click("#length input")
-    tab.page.click(f"[role=option]:has-text('{length}')")
-
-
 def captions(tab: Tab) -> list[str]:
     return tab.page.locator(".strip li > .caption:not(.steer)").all_text_contents()
 
@@ -104,10 +98,10 @@ def test_a_story_is_steered_and_another_leaves_a_choice(open_tab):
 def test_what_waits_is_edited_moved_and_removed(open_tab):
     tab = open_tab(width=1280, height=1400)
     page = tab.page
-    choose_length(tab, "28 chunks")  # so that only one shot can begin within the first twenty seconds, however fast
+    tab.choose_length("28 chunks")  # so that only one shot can begin within the first twenty seconds, however fast
     tab.direct("A red ball jumps.")
     tab.wait_until("document.querySelector('.strip').textContent.includes('A red ball jumps.')")
-    choose_length(tab, "Usual length")
+    tab.choose_length("Usual length")
     for caption in ("One.", "Two.", "Three.", "Four."):
         tab.direct(caption)
     tab.wait_until("document.querySelector('.strip').textContent.includes('Four.')")
@@ -184,7 +178,7 @@ def test_everything_by_keys(open_tab):
     page.keyboard.press("k")
     tab.wait_until("document.querySelector('#rolling input').checked")
     page.keyboard.press("k")
-    choose_length(tab, "1 chunk")
+    tab.choose_length("1 chunk")
     page.click("#next-shot textarea")
     page.keyboard.type("Night falls.")
     page.keyboard.press("Control+Enter")

@@ -225,7 +225,7 @@ def test_a_tab_that_was_asleep_is_where_the_film_is(open_tab, seconds: int, chun
     """A long film goes on while nobody looks; who comes back sees what is shown now, and directs it."""
     tab = open_tab()
     watch(tab)
-    choose_length(tab, f"{chunks} chunks")
+    tab.choose_length(f"{chunks} chunks")
     for number in range(2 + seconds // (chunks * 3 // 4)):  # longer than it sleeps
         tab.direct(f"A red ball waits {number}.")
     tab.wait_until("document.querySelector('#film video')?.currentTime > 1")
@@ -239,11 +239,6 @@ def test_a_tab_that_was_asleep_is_where_the_film_is(open_tab, seconds: int, chun
     tab.direct("It jumps.")
     tab.wait_until("[...document.querySelectorAll('.strip .made .caption')].at(-1)?.textContent === 'It jumps.'")
     tab.wait_until(SEEN_TO_ITS_END)
-
-
-def choose_length(tab: Tab, length: str) -> None:
-    tab.page.click("#length input")
-    tab.page.click(f"[role=option]:has-text('{length}')")
 
 
 def difference(one: bytes, other: bytes) -> float:
@@ -295,7 +290,7 @@ def test_ten_minutes_without_a_stall_in_two_tabs(open_tab):
     tabs = [open_tab(), open_tab()]
     for tab in tabs:
         watch(tab)
-        choose_length(tab, "7 chunks")
+        tab.choose_length("7 chunks")
     shots, deadline = 0, time.monotonic() + 585
     while time.monotonic() < deadline:
         shots += 1

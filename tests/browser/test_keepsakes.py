@@ -99,7 +99,7 @@ def test_what_is_kept_opens_again_and_a_dissolve_is_seen(open_tab, tmp_path: Pat
 def faulty_app(tmp_path: Path, app: App) -> Iterator[App]:
     """A page whose shots break off after their first chunk as long as there is a file `fault`."""
     (tmp_path / "fault.py").write_text(FAULT)
-    yield from running(App(free_port(), tmp_path, app.model, "exec(open('fault.py').read())"))
+    yield from running(App(free_port(), tmp_path, app.model, "import fault"))
 
 
 def test_a_shot_that_failed_is_tried_again_with_one_click(faulty_app: App, browser, tmp_path: Path):
