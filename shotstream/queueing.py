@@ -57,7 +57,9 @@ class Queueing(Remembering):
             return self._queue(replace(shot, key=self._new_key()))
 
     def queue_story(self, story: Story) -> None:
-        """Puts a story's shots at the end of the queue, as many as have room, and remembers its choices."""
+        """Puts a story's shots at the end of the queue, as many as have room, and remembers its choices. Raises
+        UserError if there is no room."""
+        self._check_queue()
         for shot in story.shots[: MAX_WAITING - len(self._waiting)]:
             last = self.queue_shot(story.global_caption, shot.caption, then=shot.then)
         with self._changing():

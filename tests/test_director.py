@@ -747,6 +747,14 @@ def told(director: Director) -> list[str]:
     return [take.caption for take in director.view().takes]
 
 
+def test_a_story_that_finds_no_room_is_told_so(director: Director):
+    for number in range(MAX_WAITING):
+        director.queue_shot(STORY, f"Shot {number}.")
+    with pytest.raises(UserError, match="waiting already"):
+        director.queue_story(CROSSROADS)
+    assert director.view().choices == () and len(director.view().waiting) == MAX_WAITING
+
+
 def test_a_choice_branches_the_film_and_what_both_have_is_made_once(
     director: Director, recorder: Recorder, tmp_path: Path
 ):
