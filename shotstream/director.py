@@ -1,4 +1,4 @@
-"""A session's films, as somebody directs them: cut, steer, retake, rewind, choose, begin anew.
+"""A session's films, as somebody directs them: cut, steer, retake, rewind, choose, decide, begin anew.
 
 Owns what each of these means for the film. What waits and is made next is in `queueing`, what is in the can in `can`,
 what the next shot looks back at in `remembering`, what is seen in `screening`, what is taken along in `exporting`.
@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 from shotstream.backends.backend import Camera
+from shotstream.crossroads import Crossroads
 from shotstream.errors import UserError
 from shotstream.exporting import Exporting
 from shotstream.keeping import resumed_prompt, resumed_takes
@@ -26,7 +27,7 @@ from shotstream.queueing import MAX_WAITING, checked
 from shotstream.reel import Reel
 from shotstream.saving import check_model, read_session
 from shotstream.screening import Screening
-from shotstream.story import clean_prompt
+from shotstream.story import Story, clean_prompt
 from shotstream.takes import BEGINNING, Prompt, Take, newest_future, path_to
 
 
@@ -95,6 +96,7 @@ class Director(Screening, Exporting):
         fork = replace(take, prompt=replace(take.prompt, key=self._new_key()), footage=footage)
         for marked in (self._pinned, self._dropped):
             marked |= {(fork.key, frame) for key, frame in marked if key == take.key}
+        self._retaken(take.key, fork.key)
         return fork
 
     def stop(self) -> None:
@@ -110,12 +112,16 @@ class Director(Screening, Exporting):
 
     def retake(self, key: int, caption: str | None = None) -> int:
         """Queues another take of a shot, with new noise and, if given, other words; its key. The film then goes on from
-        it, what came after the old take stays in the tree."""
+        it, what came after the old take stays in the tree. What waits behind the film's last shot waits behind its
+        other take."""
         words = None if caption is None else clean_prompt(caption, "The shot")
         with self._changing():
             before = path_to(self._find(key).parent)
             self._check_film(before)
             take = self._kept(key)
+            coming, left = (self._waiting, []) if take is self._head else ([], self._waiting)
+            if coming:
+                self._check_queue()
             self._jump()
             prompt = replace(
                 take.prompt,
@@ -123,21 +129,32 @@ class Director(Screening, Exporting):
                 caption=words or take.prompt.caption,
                 after=take.parent.key if take.parent else BEGINNING,
             )
-            return self._queue(prompt, before)
+            self._retaken(key, prompt.key)
+            self._queue(prompt, before)
+            self._waiting += coming
+            self.message = _left_behind(left)
+            return prompt.key
+
+    def _retaken(self, key: int, again: int) -> None:
+        """A story that ends with a shot ends with another take of it as well."""
+        if self._crossroads:
+            self._crossroads = self._crossroads.retaken(key, again)
 
     def rewind(self, key: int) -> None:
         """The film ends with this take, and goes on from there; `BEGINNING` is before the first."""
         with self._changing():
-            take = None if key == BEGINNING else self._kept(key)
+            take, left = None if key == BEGINNING else self._kept(key), self._waiting
             self._jump()
             self._go_to(take)
+            self.message = _left_behind(left)
 
     def choose(self, key: int) -> None:
         """The film is the one that went on from this take last."""
         with self._changing():
-            take = self._kept(key)
+            take, left = self._kept(key), self._waiting
             self._jump()
             self._go_to(newest_future(take, self._takes.values()))
+            self.message = _left_behind(left)
 
     def decide(self, number: int) -> None:
         """Goes on as choice `number` (from 0) of the story does, after the story's last shot. Where another future was
@@ -146,42 +163,38 @@ class Director(Screening, Exporting):
         Raises UserError if there is no such choice, or no room in the queue.
         """
         with self._changing():
-            roads = self._crossroads
+            roads = self._offered()
             if roads is None or not 0 <= number < len(roads.choices):
                 raise UserError("This choice is gone: its story was left.")
-            taken, shots = roads.taken[number], roads.choices[number].shots
+            taken, captions = roads.taken[number], roads.choices[number].captions
             coming = {prompt.key for prompt in self._waiting} | {take.key for take in self._film() if take.unfinished}
             if coming.intersection(taken):
                 return
             if taken and all(key in self._takes for key in taken):
                 return self._show_again(taken)
-            fork, others = self._fork_in_the_road(roads.after), {*chain(*roads.taken)}
-            before = path_to(fork) if fork else self._film()
+            fork, others = self._fork_in_the_road(roads), {*chain(*roads.taken)}
             waiting = [] if fork else [prompt for prompt in self._waiting if prompt.key not in others]
-            self._check_film(before)
-            if len(waiting) + len(shots) > MAX_WAITING:
+            self._check_film(path_to(fork) if fork else self._film())
+            if len(waiting) + len(captions) > MAX_WAITING:
                 raise UserError(f"{len(waiting)} shots are waiting already: let some of them play first.")
             if fork:
-                unseen = [piece for piece in fork.footage if not piece.shown]
+                unseen = deque(piece for piece in fork.footage if not piece.shown)
                 self._kept(fork.key)
                 self._jump()
-                self._again.extend(unseen)
-            self._waiting, after, keys = waiting, fork and fork.key, []
-            for shot in shots:
-                prompt = Prompt(self._new_key(), roads.global_caption, shot.caption, then=shot.then, after=after)
-                keys.append(self._queue(prompt, before))
-                after = None
-            taken = (*roads.taken[:number], tuple(keys), *roads.taken[number + 1 :])
-            self._crossroads = replace(roads, taken=taken)
+                self._go_to(fork)
+                self._again = unseen or self._again
+            self._waiting = waiting
+            prompts = [Prompt(self._new_key(), roads.global_caption, caption) for caption in captions]
+            self._crossroads = roads.gone(number, [self._queue(prompt) for prompt in prompts])
 
-    def _fork_in_the_road(self, key: int) -> Take | None:
-        """The take with that key, or the other take of its shot that is in the film, if the film has to be taken back
-        to it; None if it is there, or will be after what waits."""
-        if key not in self._takes:
+    def _fork_in_the_road(self, roads: Crossroads) -> Take | None:
+        """The end of the story that the film has to be taken back to: the one in the film, else the newest. None if the
+        film ends with it, or will after what waits."""
+        if roads.newest_end({prompt.key for prompt in self._waiting}):
             return None
-        take = self._takes[key]
-        take = next((other for other in self._film() if other.parent is take.parent), take)
-        return None if take is self._head else take
+        end = roads.newest_end({take.key for take in self._film()}) or roads.newest_end(self._takes)
+        fork = self._takes[end]
+        return None if fork is self._head else fork
 
     def _show_again(self, keys: tuple[int, ...]) -> None:
         """The film is the one that ends with these takes, which are shown once more."""
@@ -203,7 +216,7 @@ class Director(Screening, Exporting):
     def _jump(self) -> None:
         """Before the film goes on from elsewhere: what waits belonged to this one."""
         self._drop_unshown()
-        self._waiting.clear()
+        self._waiting = []
         self._held, self.message = False, None
 
     def _go_to(self, take: Take | None) -> None:
@@ -231,9 +244,18 @@ class Director(Screening, Exporting):
     def new_film(self) -> None:
         """Forgets everything: an empty film with an empty memory, the same switches."""
         with self._changing():
-            self._drop_unshown()
-            self._forget()
-            self._seed = secrets.randbits(62)
+            self._begin_anew()
+
+    def begin_story(self, story: Story) -> None:
+        """Begins a new film with a story's shots, as many as may wait, and its choices."""
+        with self._changing():
+            self._begin_anew()
+            self._queue_story(story)
+
+    def _begin_anew(self) -> None:
+        self._drop_unshown()
+        self._forget()
+        self._seed = secrets.randbits(62)
 
     def resume(self, path: Path) -> str:
         """Goes on with what `save` wrote, without its footage, in the place of all that there is; the latest story's
@@ -288,3 +310,12 @@ class Director(Screening, Exporting):
         self._dropped.clear()
         self._head = None
         self._held, self.message, self.timing = False, None, None
+
+
+def _left_behind(prompts: Sequence[Prompt]) -> str | None:
+    """A sentence about shots that waited for a film which is not gone on with."""
+    if not prompts:
+        return None
+    shown = ", ".join(f"“{prompt.caption[:60]}”" for prompt in prompts[:3])
+    more = f" and {len(prompts) - 3} more" if len(prompts) > 3 else ""
+    return f"The film goes on from elsewhere, so what waited is not made: {shown}{more}."

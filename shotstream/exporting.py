@@ -51,7 +51,7 @@ class Exporting(Queueing):
     def story(self) -> Story:
         """The film and what waits, in words. Raises UserError if there are none."""
         with self._condition:
-            return story_of(self._film(), self._waiting, self._crossroads)
+            return story_of(self._film(), self._waiting, self._offered())
 
     def save(self, path: Path) -> None:
         """Writes all that the session's films remember, how they hang together, their words and what waits, so that

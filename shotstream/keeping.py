@@ -11,13 +11,14 @@ from dataclasses import replace
 import numpy as np
 
 from shotstream.context import Pick
+from shotstream.crossroads import Crossroads
 from shotstream.media import FilmShot, still
 from shotstream.memory import Memory, ShotMemory
 from shotstream.note import FilmNote, ShotNote
 from shotstream.reel import Reel
 from shotstream.saving import SavedSession, SavedShot
 from shotstream.story import Shot, Story
-from shotstream.takes import BEGINNING, Crossroads, Prompt, Take
+from shotstream.takes import BEGINNING, Prompt, Take
 
 NO_STORY = "A film."
 
@@ -53,11 +54,11 @@ def film_note(reel: Reel, film: Sequence[Take], model: str, fps: int) -> FilmNot
 
 def story_of(film: Sequence[Take], waiting: Sequence[Prompt], roads: Crossroads | None = None) -> Story:
     """The film and what waits as a story, whose global caption is the latest that there is; with the choices of `roads`
-    if it ends where they begin. A shot that was steered is told half-way what it was told last. Raises UserError if
-    there are no shots."""
-    prompts = [*map(_as_steered, film), *waiting]
+    if it ends where they begin. A shot that was steered is told half-way what it was told last; pictures that were cast
+    are left out. Raises UserError if there are no shots."""
+    prompts = [prompt for prompt in (*map(_as_steered, film), *waiting) if prompt.picture is None]
     told = next((prompt.global_caption for prompt in reversed(prompts) if prompt.global_caption), NO_STORY)
-    choices = roads.choices if roads and prompts and prompts[-1].key == roads.after else ()
+    choices = roads.choices if roads and prompts and prompts[-1].key in roads.ends else ()
     return Story(told, tuple(Shot(prompt.caption, prompt.then) for prompt in prompts), choices)
 
 

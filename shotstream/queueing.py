@@ -14,13 +14,14 @@ from dataclasses import replace
 import numpy as np
 
 from shotstream.backends.backend import Camera
+from shotstream.crossroads import Crossroads
 from shotstream.errors import UserError
 from shotstream.note import STEERED_CHUNKS, half_way
 from shotstream.plan import LONGEST_SHOT
 from shotstream.reel import Reel
 from shotstream.remembering import Remembering
-from shotstream.story import MAX_PROMPT_CHARACTERS, Story, clean_prompt
-from shotstream.takes import BEGINNING, Crossroads, Prompt, Take
+from shotstream.story import MAX_PROMPT_CHARACTERS, Choice, Story, clean_prompt
+from shotstream.takes import BEGINNING, Prompt, Take
 
 MAX_WAITING = 20  # prompts
 MAX_FILM_SECONDS = 1500  # longer than anybody is on a stage
@@ -49,22 +50,29 @@ class Queueing(Remembering):
         num_chunks: int | None = None,
         dissolve: bool = False,
         then: str | None = None,
+        choices: tuple[Choice, ...] = (),
     ) -> int:
-        """Puts a shot at the end of the queue, which is told `then` half-way, if that is given; its key. Raises
-        UserError for a prompt or a queue that is too long, a blank prompt, or a length that no shot can have."""
+        """Puts a shot at the end of the queue, which is told `then` half-way and leaves `choices`, if these are given;
+        its key. Raises UserError for a prompt or a queue that is too long, a blank prompt, or a length that no shot can
+        have."""
         shot = checked(global_caption, caption, num_chunks, dissolve, then)
         with self._changing():
-            return self._queue(replace(shot, key=self._new_key()))
+            key = self._queue(replace(shot, key=self._new_key()))
+            self._crossroads = Crossroads.after(key, shot.global_caption, choices) or self._crossroads
+            return key
 
-    def queue_story(self, story: Story) -> None:
-        """Puts a story's shots at the end of the queue, as many as have room, and remembers its choices. Raises
-        UserError if there is no room."""
-        self._check_queue()
-        for shot in story.shots[: MAX_WAITING - len(self._waiting)]:
-            last = self.queue_shot(story.global_caption, shot.caption, then=shot.then)
-        with self._changing():
-            untaken = ((),) * len(story.choices)
-            self._crossroads = Crossroads(story.global_caption, last, story.choices, untaken) if untaken else None
+    def _queue_story(self, story: Story) -> None:
+        """Queues the shots of a story, as many as may wait; with its choices if that is all."""
+        for shot in story.shots[:MAX_WAITING]:
+            asked = checked(story.global_caption, shot.caption, None, False, shot.then)
+            last = self._queue(replace(asked, key=self._new_key()))
+        choices = story.choices if len(story.shots) <= MAX_WAITING else ()
+        self._crossroads = Crossroads.after(last, story.global_caption, choices)
+
+    def _offered(self) -> Crossroads | None:
+        """The choices of the story, as long as its last shot is in the can or waits."""
+        there = self._takes.keys() | {prompt.key for prompt in self._waiting}
+        return self._crossroads if self._crossroads and self._crossroads.newest_end(there) else None
 
     def cast(self, global_caption: str, caption: str, picture: np.ndarray) -> int:
         """Puts a picture [H, W, 3] uint8 into the film as what the camera already saw, when its turn comes; its key."""
@@ -202,7 +210,8 @@ class Queueing(Remembering):
             return self._unshown() is not None
         return bool(self._head and self._head.footage and not self._head.footage[0].shown)
 
-    def _rolls_on(self, head: Take | None) -> bool:
+    def _may_roll(self, head: Take | None) -> bool:
+        """Will the film's last shot go on by itself?"""
         return bool(
             self._rolling
             and not self._waiting
@@ -213,8 +222,12 @@ class Queueing(Remembering):
             and not head.lost
             and not self._went_on(head)
             and head.num_chunks < LONGEST_SHOT
-            and sum(piece.duration for piece in head.footage if not piece.shown) < ROLL_AHEAD
         )
+
+    def _rolls_on(self, head: Take | None) -> bool:
+        """Does it have to be now?"""
+        ahead = sum(piece.duration for piece in head.footage if not piece.shown) if head else 0.0
+        return self._may_roll(head) and ahead < ROLL_AHEAD
 
     def _roll_on(self, head: Take) -> None:
         with self._condition:

@@ -14,13 +14,14 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from shotstream.context import DIRECTED, Pick
+from shotstream.crossroads import Crossroads
 from shotstream.errors import UserError
 from shotstream.memory import MAX_TEXT, MemoryFile
 from shotstream.note import Steer
 from shotstream.pixels import THUMBNAIL_SIZE
 from shotstream.plan import LONGEST_SHOT
-from shotstream.story import MAX_CHOICES, Choice, Shot, clean_prompt
-from shotstream.takes import BEGINNING, Crossroads
+from shotstream.story import MAX_CHOICES, Choice, clean_prompt
+from shotstream.takes import BEGINNING
 
 if TYPE_CHECKING:
     from shotstream.backends.backend import ModelFacts
@@ -115,6 +116,10 @@ def _check_keys(session: SavedSession, kept: MemoryFile) -> None:
     pictures = sorted(shot.picture for shot in session.waiting if shot.picture is not None)
     if len(set(keys)) < len(keys) or max(keys, default=0) > session.num_keys or not before.issuperset(ends):
         raise ValueError("keys that cannot be")
+    if roads := session.crossroads:
+        known = (*roads.ends, *(key for keys in roads.taken for key in keys))
+        if max(known, default=0) > session.num_keys:
+            raise ValueError("choices that became shots which were never asked for")
     if pictures != list(range(len(kept.pictures))):
         raise ValueError("the pictures are not those that wait")
 
@@ -186,14 +191,12 @@ def _steers(value: Any) -> tuple[Steer, ...]:
 def _crossroads(value: Any) -> Crossroads | None:
     if value is None:
         return None
-    choices = tuple(
-        Choice(choice["name"], tuple(Shot(shot["caption"], shot["then"]) for shot in _list(choice["shots"])))
-        for choice in _list(value["choices"])
-    )
+    choices = tuple(Choice(choice["name"], tuple(_list(choice["captions"]))) for choice in _list(value["choices"]))
+    ends = tuple(_whole(key, 1, MAX_KEY) for key in _list(value["ends"]))
     taken = tuple(tuple(_whole(key, 1, MAX_KEY) for key in _list(keys)) for keys in _list(value["taken"]))
     if not len(choices) == len(taken) <= MAX_CHOICES:
         raise ValueError("not the choices of a story")
-    return Crossroads(clean_prompt(value["global_caption"]), _whole(value["after"], 1, MAX_KEY), choices, taken)
+    return Crossroads(clean_prompt(value["global_caption"]), ends, choices, taken)
 
 
 def _frames(value: Any, kept: MemoryFile) -> tuple[Pick, ...]:

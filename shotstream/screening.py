@@ -40,7 +40,7 @@ class Screening(Queueing):
                 waiting=queued_views(self._waiting),
                 tree=tree,
                 frames=self._frame_views(film),
-                choices=choice_views(self._crossroads, {shot.key for shot in (*film, *self._waiting)}),
+                choices=choice_views(self._offered(), {shot.key for shot in (*film, *self._waiting)}),
                 stage=doing.stage,
                 chunk=doing.chunk,
                 num_chunks=doing.num_chunks,
@@ -52,7 +52,8 @@ class Screening(Queueing):
                 message=self.message,
                 held=self._held,
                 broken=bool(self._held and self._head and self._head.broken),
-                rolling=self._rolling,
+                rolls_on=self._may_roll(self._head),
+                told=self._told(film),
                 playing=self._making is not None or self._unshown() is not None,
                 policy=self._policy,
                 unsaid=self._policy == "retrieval" and not self._waiting and not self._typed,
@@ -60,6 +61,14 @@ class Screening(Queueing):
                 branched=any(node.lane for node in tree),
                 size=self._size,
             )
+
+    def _told(self, film: list[Take]) -> str:
+        """What the segment was told that is on the screen, or will be in a moment."""
+        _, latest = self._shown[-1] if self._shown else (0, None)
+        for take in reversed(film):
+            if latest in take.footage:
+                return take.caption_at(take.footage.index(latest))
+        return ""
 
     def _frame_views(self, film: list[Take]) -> tuple[FrameView, ...]:
         """The memory of `film` as the next shot looks back at it, or of the film that the next shot goes on from."""

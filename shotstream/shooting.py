@@ -55,6 +55,10 @@ class Timing:
     def fps(self) -> float | None:
         return self.frames / self.elapsed if self.elapsed else None
 
+    def waited(self) -> None:
+        """Begins to count only now, or goes on counting: what was waited for is nobody's work."""
+        self.started = time.monotonic() - self.elapsed
+
     def chunk_encoded(self, frames: int, encoding: float) -> None:
         self.elapsed = max(time.monotonic() - self.started, 1e-6)
         self.first_chunk = self.first_chunk or self.elapsed
@@ -225,7 +229,7 @@ class Shooting:
             for event in events:
                 match event:
                     case Progress(stage="load" | "turn"):
-                        timing.started = time.monotonic()
+                        timing.waited()
                         self._report(ticket, Doing(event.stage, 0, take.wanted or 0, event.place, event.wait))
                     case Progress():
                         self._report(ticket, Doing(event.stage, take.num_chunks + 1, take.wanted or 0))

@@ -1,4 +1,5 @@
-"""A story: one global caption and its shots, read from and written to the community's JSON format.
+"""A story: one global caption, its shots and the choices it ends with, read from and written to the community's JSON
+format.
 
 Owns the text of a film: validation, cleaning, composition of captions, the file format. Knows no model and no file
 but the story's own. Every string inside a `Story` is clean and not blank, so that nobody below has to ask.
@@ -41,18 +42,21 @@ class Shot:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of the ways in which a story may go on: what it is called, in a line, and its shots."""
+    """One of the ways in which a story may go on: what it is called, in a line, and the captions of its shots."""
 
     name: str
-    shots: tuple[Shot, ...]
+    captions: tuple[str, ...]
 
     def __post_init__(self) -> None:
         name = " ".join(clean_prompt(self.name, "The name of a choice").split())
         object.__setattr__(self, "name", name)
         if len(name) > MAX_NAME_CHARACTERS:
             raise UserError(f"A choice's name has {len(name)} characters: shorten it to {MAX_NAME_CHARACTERS} or less.")
-        if not 1 <= len(self.shots) <= MAX_CHOSEN:
-            raise UserError(f"The choice {json.dumps(name)} has {len(self.shots)} shots: give it 1 to {MAX_CHOSEN}.")
+        said = json.dumps(name, ensure_ascii=False)
+        captions = tuple(clean_prompt(caption, f"A shot of the choice {said}") for caption in self.captions)
+        object.__setattr__(self, "captions", captions)
+        if not 1 <= len(captions) <= MAX_CHOSEN:
+            raise UserError(f"The choice {said} has {len(captions)} shots: give it 1 to {MAX_CHOSEN}.")
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class Story:
         return cls(
             global_caption=fields["global_caption"],
             shots=tuple(Shot(fields[key], fields[told[key]] if key in told else None) for key in keys),
-            choices=_choices(fields.get("choices", {})),
+            choices=read_choices(fields.get("choices", {})),
             ignored_keys=tuple(key for key in fields if key not in known),
         )
 
@@ -109,7 +113,7 @@ class Story:
             if shot.then is not None:
                 fields[f"shot{number}_then"] = shot.then
         if self.choices:
-            fields["choices"] = {choice.name: [shot.caption for shot in choice.shots] for choice in self.choices}
+            fields["choices"] = {choice.name: choice.captions for choice in self.choices}
         return json.dumps(fields, ensure_ascii=False, indent=2) + "\n"
 
     @property
@@ -121,8 +125,9 @@ class Story:
         """The story that goes on as the choice of that name does. Raises `UserError` if there is none."""
         for choice in self.choices:
             if choice.name == name:
-                return replace(self, shots=self.shots + choice.shots, choices=())
-        raise UserError(f"The story has no choice {json.dumps(name[:40])}. {self.undecided or 'It has none at all.'}")
+                return replace(self, shots=(*self.shots, *map(Shot, choice.captions)), choices=())
+        said = json.dumps(name[:40], ensure_ascii=False)
+        raise UserError(f"The story has no choice {said}. {self.undecided or 'It has none at all.'}")
 
     @property
     def undecided(self) -> str | None:
@@ -178,14 +183,12 @@ def clean_prompt(text: str, name: str = "The prompt") -> str:
     return clean
 
 
-def _choices(value: object) -> tuple[Choice, ...]:
+def read_choices(value: object) -> tuple[Choice, ...]:
+    """Choices as a story file has them, a name to a list of captions each. Raises UserError for anything else."""
     sound = isinstance(value, dict) and all(isinstance(captions, list) for captions in value.values())
     if not sound:
         raise UserError('"choices" is not as it should be: write {"Go left": ["what is seen then", "..."], ...}.')
-    return tuple(
-        Choice(name, tuple(Shot(clean_prompt(text, f"A shot of the choice {json.dumps(name[:40])}")) for text in texts))
-        for name, texts in value.items()
-    )
+    return tuple(Choice(name, tuple(captions)) for name, captions in value.items())
 
 
 def _parse_object(text: str | bytes) -> dict[str, object]:

@@ -16,7 +16,6 @@ import numpy as np
 from shotstream.context import Pick
 from shotstream.memory import Memory
 from shotstream.note import Steer
-from shotstream.story import Choice
 
 BEGINNING = 0  # the key of no take: where a film begins
 
@@ -112,17 +111,6 @@ class Take:
     def memory_before(self) -> Memory:
         """What the film remembers when the take begins."""
         return remembered(self.parent)
-
-
-@dataclass(frozen=True)
-class Crossroads:
-    """Where a story leaves a choice: after the shot with key `after`. `taken` are the keys of the shots that each
-    choice became when it was made last; none if it was not."""
-
-    global_caption: str
-    after: int
-    choices: tuple[Choice, ...]
-    taken: tuple[tuple[int, ...], ...]
 
 
 def path_to(take: Take | None) -> list[Take]:

@@ -9,7 +9,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from shotstream.context import Pick
-from shotstream.takes import BEGINNING, Crossroads, Prompt, Take, path_to
+from shotstream.crossroads import Crossroads
+from shotstream.takes import BEGINNING, Prompt, Take, path_to
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,6 @@ class TakeView:
     dissolve: bool = False
     shown: bool = True  # at least a part of it
     steers: tuple[str, ...] = ()
-    told: str = ""  # in the chunk that was shown last
     others: tuple[int, ...] = ()
 
 
@@ -99,7 +99,8 @@ class FilmView:
     message: str | None = None  # one sentence about what went wrong last
     held: bool = False  # the queue waits for somebody to try again
     broken: bool = False  # the last shot does, too
-    rolling: bool = False
+    rolls_on: bool = False  # the last shot will, by itself
+    told: str = ""  # what the segment was told that was shown last
     playing: bool = False  # there is a shot that a cut would end
     policy: str = "recent"
     unsaid: bool = False  # which frames the next shot looks back at is for its prompt to say
@@ -126,7 +127,6 @@ def take_views(film: Sequence[Take], takes: Sequence[Take], making: Take | None)
             resumed=take.resumed,
             dissolve=take.prompt.dissolve,
             steers=tuple(steer.caption for steer in take.steers),
-            told=take.caption_at(sum(piece.shown for piece in take.footage) - 1),
             others=tuple(others[_parent_key(take)]),
             shown=any(piece.shown for piece in take.footage),
         )

@@ -562,23 +562,32 @@ def test_steering_changes_the_caption_from_the_next_chunk_on(director: Director,
 
 
 def test_a_shot_is_told_something_else_half_way(director: Director, recorder: Recorder, tmp_path: Path):
-    director.queue_story(Story(STORY, (Shot("It jumps.", "It sleeps."), Shot("It waits."))))
+    director.begin_story(Story(STORY, (Shot("It jumps.", "It sleeps."), Shot("It waits."))))
     first, _ = (shot.key for shot in director.view().waiting)
     assert director.view().waiting[0].then == director.story().shots[0].then == "It sleeps."
     director.edit(first, "It dances.")
     director.move(first, 1)
     director.move(first, 0)
     told = []
-    director._on_change = lambda: [told.append(take.told) for take in director.view().takes if director.next_segment()]
+
+    def show() -> None:
+        while director.next_segment():
+            told.append(director.view().told)
+
+    director._on_change = show
     work(director)
     captions = [f"{STORY}shot0:It dances.", f"{STORY}shot0:It sleeps.", f"{STORY}shot1:It waits."]
     assert [request.caption for request in recorder.requests] == captions
     half, rest, _ = recorder.requests
     assert half.num_chunks == rest.num_chunks == 6 and len(rest.prefix) == 9 and half.seed == rest.seed
     take = director.view().takes[0]
-    assert take.steers == ("It sleeps.",) and take.told == "It sleeps." and not take.stopped
+    assert take.steers == ("It sleeps.",) and not take.stopped
     assert [shot.num_frames for shot in director.memory.shots] == [FIRST + 5 * LATER, FIRST + 2 * LATER]
-    assert told[:3] == ["It dances."] * 3  # what is told is what is seen, not what is yet to come
+    assert told == ["It dances."] * 3 + ["It sleeps."] * 3 + ["It waits."] * 3  # of what is seen, not what is to come
+    told.clear()
+    director.replay(take.key)
+    show()
+    assert told == ["It dances."] * 3 + ["It sleeps."] * 3 + ["It waits."] * 3
     director.export(tmp_path / "film.mp4")
     assert read_note(tmp_path / "film.mp4").shots[0].steers == (Steer(3, "It sleeps."),)
 
@@ -640,7 +649,7 @@ def test_a_shot_rolls_on_until_something_waits(director: Director, recorder: Rec
         show_all(director)
     hook.remove()
     assert len(decoded) == 3 * 9  # none twice: what comes back from the disk is what was made
-    assert director.view().rolling and len(director.view().takes) == 1
+    assert director.view().rolls_on and len(director.view().takes) == 1
     assert [request.num_chunks for request in recorder.requests] == [None, 5, 7, 9]
     director.queue_shot(STORY, "It sleeps.")
     director.shoot_next()
@@ -659,9 +668,11 @@ def test_a_rolling_shot_waits_for_the_viewer_and_ends_at_a_cut(director: Directo
     director.shoot_next()
     assert director._next_work() is None
     director.next_segment()
+    assert director.view().rolls_on
     director.cut()
     work(director)
     assert director._next_work() is None and director.memory.shots[0].num_frames == FIRST + LATER
+    assert not director.view().rolls_on
 
 
 def pictures(director: Director, key: int) -> np.ndarray:
@@ -704,6 +715,27 @@ def test_a_retake_has_new_noise_and_the_old_take_stays(director: Director, recor
     assert len(recorder.requests) == requests
 
 
+def test_what_waits_behind_the_last_shot_waits_behind_its_retake_and_what_is_left_behind_is_told(director: Director):
+    shoot(director, "One.", "Two.")
+    one, two = film(director)
+    director.queue_shot(STORY, "Three.")
+    again = director.retake(two)
+    assert [shot.caption for shot in director.view().waiting] == ["Two.", "Three."]
+    work(director)
+    assert told(director) == ["One.", "Two.", "Three."] and film(director)[1] == again
+    for number in range(4, 9):
+        director.queue_shot(STORY, f"Shot {number}.")
+    director.retake(two)
+    (waiting,), message = director.view().waiting, director.view().message
+    assert waiting.caption == "Two." and "“Shot 4.”, “Shot 5.”, “Shot 6.” and 2 more" in message
+    director.rewind(one)
+    assert "not made: “Two.”." in director.view().message
+    director.queue_shot(STORY, "Other.")
+    assert director.view().message is None
+    director.choose(two)
+    assert "“Other.”" in director.view().message
+
+
 def test_rewind_goes_on_from_an_older_memory_and_both_futures_stay(director: Director, recorder: Recorder):
     shoot(director, "One.", "Two.", "Three.")
     one, two, three = film(director)
@@ -734,7 +766,7 @@ def test_rewind_goes_on_from_an_older_memory_and_both_futures_stay(director: Dir
 CROSSROADS = Story(
     STORY,
     (Shot("It walks."), Shot("It looks around.")),
-    (Choice("Left", (Shot("Left."), Shot("Far left."))), Choice("Right", (Shot("Right."),))),
+    (Choice("Left", ("Left.", "Far left.")), Choice("Right", ("Right.",))),
 )
 
 
@@ -747,18 +779,57 @@ def told(director: Director) -> list[str]:
     return [take.caption for take in director.view().takes]
 
 
-def test_a_story_that_finds_no_room_is_told_so(director: Director):
-    for number in range(MAX_WAITING):
-        director.queue_shot(STORY, f"Shot {number}.")
-    with pytest.raises(UserError, match="waiting already"):
-        director.queue_story(CROSSROADS)
+def test_a_story_of_which_not_all_may_wait_leaves_no_choices(director: Director):
+    director.queue_shot(STORY, "Before.")  # its film is left
+    director.begin_story(replace(CROSSROADS, shots=tuple(Shot(f"Shot {number}.") for number in range(MAX_WAITING))))
+    assert taken(director) == [False, False] and len(director.view().waiting) == MAX_WAITING
+    director.begin_story(replace(CROSSROADS, shots=(*CROSSROADS.shots, *[Shot("On.")] * MAX_WAITING)))
     assert director.view().choices == () and len(director.view().waiting) == MAX_WAITING
+    assert director.view().waiting[0].caption == "It walks."
+
+
+def test_a_story_whose_last_shot_is_gone_offers_no_choice(director: Director):
+    director.begin_story(CROSSROADS)
+    director.shoot_next()
+    director.next_segment()
+    director.stop()
+    assert director.view().choices == ()
+    with pytest.raises(UserError, match="its story was left"):
+        director.decide(0)
+    work(director)
+    assert told(director) == ["It walks."]
+
+
+def test_another_shot_in_the_place_of_the_storys_last_is_not_taken_for_it(director: Director):
+    director.begin_story(CROSSROADS)
+    work(director)
+    director.rewind(film(director)[0])
+    shoot(director, "Elsewhere.", "Far from it.")
+    director.decide(0)
+    assert taken(director) == [True, False]  # at once, and only the one
+    assert [shot.retake for shot in director.view().waiting] == [False, False]
+    work(director)
+    assert told(director) == ["It walks.", "It looks around.", "Left.", "Far left."]
+
+
+def test_what_is_left_of_a_choice_stands_where_the_story_ended(director: Director):
+    director.begin_story(CROSSROADS)
+    work(director)
+    director.decide(1)
+    work(director)
+    director.decide(0)
+    director.remove(director.view().waiting[0].key)
+    work(director)
+    assert told(director) == ["It walks.", "It looks around.", "Far left."]
+    director.retake(film(director)[1])
+    work(director)
+    assert director.story().choices == CROSSROADS.choices and told(director) == ["It walks.", "It looks around."]
 
 
 def test_a_choice_branches_the_film_and_what_both_have_is_made_once(
     director: Director, recorder: Recorder, tmp_path: Path
 ):
-    director.queue_story(CROSSROADS)
+    director.begin_story(CROSSROADS)
     assert director.story() == CROSSROADS
     work(director)
     assert director.story() == CROSSROADS
@@ -791,7 +862,7 @@ def test_a_choice_branches_the_film_and_what_both_have_is_made_once(
 
 
 def test_a_choice_while_its_story_waits_comes_after_it_and_may_be_changed(director: Director, recorder: Recorder):
-    director.queue_story(CROSSROADS)
+    director.begin_story(CROSSROADS)
     director.queue_shot(STORY, "It waits.")
     director.decide(0)
     director.decide(1)
@@ -807,7 +878,7 @@ def test_a_choice_while_its_story_waits_comes_after_it_and_may_be_changed(direct
     work(director)
     assert film(director)[1] == again != last and told(director)[2:] == ["Left.", "Far left."]
     director.new_film()
-    director.queue_story(CROSSROADS)
+    director.begin_story(CROSSROADS)
     while len(director.view().waiting) < MAX_WAITING:
         director.queue_shot(STORY, "On.")
     with pytest.raises(UserError, match="are waiting already"):
@@ -816,7 +887,7 @@ def test_a_choice_while_its_story_waits_comes_after_it_and_may_be_changed(direct
 
 
 def test_who_decides_otherwise_at_once_still_sees_the_end_of_the_story(director: Director):
-    director.queue_story(CROSSROADS)
+    director.begin_story(CROSSROADS)
     director.shoot_next()
     show_all(director)
     director.shoot_next()
@@ -1235,8 +1306,8 @@ def test_a_session_of_the_version_before_is_opened(director: Director, tmp_path:
 
 CHOSEN = {
     "global_caption": STORY,
-    "after": 1,
-    "choices": [{"name": "Left", "shots": [{"caption": "Left.", "then": None}]}],
+    "ends": [1],
+    "choices": [{"name": "Left", "captions": ["Left."]}],
     "taken": [[]],
 }
 HOSTILE = {
@@ -1258,9 +1329,11 @@ HOSTILE = {
     "more than is known": {"waiting": [{"key": 2, "more": "x"}]},
     "a steer that is no text": {"waiting": [{"key": 2, "then": 7}]},
     "choices of another kind": {"crossroads": ["Go left"]},
-    "a choice without shots": {"crossroads": CHOSEN | {"choices": [{"name": "Left", "shots": []}]}},
+    "a choice without shots": {"crossroads": CHOSEN | {"choices": [{"name": "Left", "captions": []}]}},
     "a choice never heard of": {"crossroads": CHOSEN | {"taken": [[], []]}},
     "a choice that became no shots": {"crossroads": CHOSEN | {"taken": [["x"]]}},
+    "a choice that became shots to come": {"crossroads": CHOSEN | {"taken": [[3]]}},
+    "a story that ends with a shot to come": {"crossroads": CHOSEN | {"ends": [1, 3]}},
     "a picture that there is not": {"waiting": [{"key": 2, "picture": 0}]},
     "a picture of another kind": {"waiting": [{"key": 2, "picture": "x"}]},
     "an end that there is not": {"head": 7},
@@ -1366,7 +1439,7 @@ def actions(director: Director, number: int, rng: random.Random) -> dict[str, Ca
         "pin": lambda: director.pin(*frame, rng.random() < 0.7),
         "drop": lambda: director.drop(*frame, rng.random() < 0.5),
         "then": lambda: director.queue_shot(story, words, rng.choice((None, 1, 2)), then=words),
-        "tell": lambda: director.queue_story(replace(CROSSROADS, global_caption=story)),
+        "tell": lambda: director.begin_story(replace(CROSSROADS, global_caption=story)) if rng.random() < 0.3 else None,
         "decide": lambda: director.decide(rng.randrange(3)),
         "save": lambda: check_saved(director),
         "attention": lambda: director.weigh_attention(rng.random() < 0.3),

@@ -45,7 +45,21 @@ def test_what_is_no_gesture_is_refused(body: bytes):
 @pytest.mark.parametrize("value", [None, "x", 99, -1, 1.5, True, [], {}, 10**30])
 def test_fields_of_any_kind_are_done_or_refused_in_one_sentence(director: Director, name: str, value: object):
     fields = dict.fromkeys(
-        ("key", "place", "frame", "on", "caption", "story", "policy", "chunks", "dissolve", "choice", "then"), value
+        (
+            "key",
+            "place",
+            "frame",
+            "on",
+            "caption",
+            "story",
+            "policy",
+            "chunks",
+            "dissolve",
+            "choice",
+            "choices",
+            "then",
+        ),
+        value,
     )
     gesture = read_gesture(json.dumps({"do": name, **fields}).encode())
     try:
@@ -64,8 +78,8 @@ def test_buttons_reach_the_film_of_their_own_tab(backend: InProcessBackend):
         def press(session: str, **gesture: object):
             return client.post(f"/direct/{session}", content=json.dumps(gesture))
 
-        assert press("mine", do="roll", on=True).status_code == 204
-        assert mine.director.view().rolling and not other.director.view().rolling
+        assert press("mine", do="policy", policy="anchor").status_code == 204
+        assert (mine.director.view().policy, other.director.view().policy) == ("anchor", "recent")
         answer = press("mine", do="retake", key=99)
         assert answer.status_code == 409 and answer.text == mine.notice == "This take is gone."
         assert press("nobody", do="cut").status_code == 404

@@ -51,7 +51,7 @@ def test_what_a_shot_is_told_half_way_and_choices_are_read_and_written():
     fields = GOOD | {"shot2_then": "She ☂.", "choices": {"Go  left": ["Left.", "On."], "Go right": ["Right."]}}
     story = Story.from_json(json.dumps(fields))
     assert story.shots == (Shot("Rosa waits."), Shot("Close-up: she ☀.", "She ☂."))
-    assert story.choices == (Choice("Go left", (Shot("Left."), Shot("On."))), Choice("Go right", (Shot("Right."),)))
+    assert story.choices == (Choice("Go left", ("Left.", "On.")), Choice("Go right", ("Right.",)))
     assert story.warning is None and Story.from_json(story.to_json()) == story
     assert list(json.loads(story.to_json())) == ["global_caption", "shot1", "shot2", "shot2_then", "choices"]
     assert '"Go left" or "Go right"' in story.undecided

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -51,9 +54,7 @@ def backend(model_folder: Path) -> InProcessBackend:
 
 
 def film_view(**changes) -> FilmView:
-    take = TakeView(
-        number=1, key=7, caption=MARKUP, has_still=True, seconds=2.1, steers=(MARKUP,), told=MARKUP, others=(6, 7)
-    )
+    take = TakeView(number=1, key=7, caption=MARKUP, has_still=True, seconds=2.1, steers=(MARKUP,), others=(6, 7))
     node = NodeView(key=7, parent=0, number=1, lane=0, caption=MARKUP, has_still=True, on_film=True)
     frame = FrameView(key=7, offset=0, number=1, seconds=0.0, next=True, pinned=True, dropped=False, attention=0.25)
     values = {
@@ -62,6 +63,7 @@ def film_view(**changes) -> FilmView:
         "frames": (frame,),
         "waiting": (QueuedView(8, MARKUP, then=MARKUP),),
         "choices": (ChoiceView(MARKUP),),
+        "told": MARKUP,
         "fps": 48.2,
         "message": MARKUP,
         "held": True,
@@ -90,10 +92,15 @@ def test_what_people_type_is_shown_as_text():
 
 def test_the_page_says_what_goes_on():
     making = film_view(stage="denoise", chunk=2, num_chunks=3, waiting=())
-    assert render.sentence(making) == "Making shot 1, chunk 2/3"
+    assert render.sentence(making) == "Making shot 1"
     assert render.sentence(film_view(stage="turn")) == "Waiting for the camera for shot 1 · 1 queued"
     assert render.sentence(film_view(stage="load")) == "Loading the model for shot 1 · 1 queued"
-    assert render.sentence(film_view(waiting=(), held=False)) == "Waiting for you"
+    idle = film_view(waiting=(), held=False)
+    assert render.sentence(idle) == "Waiting for you, on the last picture"
+    assert render.sentence(replace(idle, playing=True)) == "Playing: what happens next?"
+    assert render.sentence(replace(idle, playing=True, rolls_on=True)) == "Rolling on"
+    assert render.sentence(render.EMPTY) == "Waiting for you"
+    assert render.sentence(film_view(waiting=(), broken=True)) == "The shot broke off"
     assert render.sentence(film_view()) == "1 held" and "Try again" in render.notes(film_view(), "")
     assert render.where_time_goes(film_view()) == "denoising 80%, pixels 20%"
     assert "48 FPS" in render.status(film_view())
@@ -199,26 +206,26 @@ def test_a_segment_says_how_long_ago_it_left():
 
 
 def test_a_tab_whose_disk_is_slow_keeps_no_other_waiting(backend: InProcessBackend):
-    session = Session(backend)
-    writing, written = threading.Event(), threading.Event()
+    slow = [Session(backend) for _ in range((os.cpu_count() or 1) + 5)]  # more than asyncio has threads of its own
+    other = Session(backend)
 
-    def write() -> bool:
-        with session.director._condition:
-            writing.set()
-            return written.wait(30)
+    async def look() -> None:
+        screens = [session.screen() for session in slow]
+        with ExitStack() as writing:
+            for session, screen in zip(slow, screens, strict=True):
+                await anext(screen)
+                writing.enter_context(session.director._condition)
+                session.tell("It is to look again.")
+            waiting = [asyncio.create_task(anext(screen)) for screen in screens]
+            view, _, segment = await asyncio.wait_for(anext(other.screen()), 30)
+            assert view.takes == () and segment is None
+            assert not any(look.done() for look in waiting)
+        for _, notice, _ in await asyncio.gather(*waiting):
+            assert notice == "It is to look again."
 
-    async def look() -> bool:
-        writer = asyncio.create_task(asyncio.to_thread(write))
-        await asyncio.to_thread(writing.wait)
-        shown = asyncio.create_task(anext(session.screen()))
-        await asyncio.sleep(0.05)
-        written.set()  # which nobody can say while the event loop stands still
-        view, _, segment = await shown
-        assert view.takes == () and segment is None
-        return await writer
-
-    assert asyncio.run(look())
-    session.close()
+    asyncio.run(look())
+    for session in (*slow, other):
+        session.close()
 
 
 def test_a_bug_does_not_end_the_camera(backend: InProcessBackend, caplog: pytest.LogCaptureFixture):

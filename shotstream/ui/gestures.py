@@ -11,6 +11,7 @@ from typing import Any
 
 from shotstream.director import Director
 from shotstream.errors import UserError
+from shotstream.story import read_choices
 
 MAX_BYTES = 100_000
 
@@ -41,10 +42,16 @@ def _cut_to(director: Director, fields: Mapping[str, Any]) -> None:
     director.cut_to(story, caption, _length(fields), fields.get("dissolve") is True)
 
 
+def _shoot(director: Director, fields: Mapping[str, Any]) -> None:
+    """A shot of a story, as it is stepped through."""
+    told, choices = (_text(fields, name) for name in ("story", "caption")), read_choices(fields.get("choices", {}))
+    director.queue_shot(*told, then=_text(fields, "then") or None, choices=choices)
+
+
 GESTURES: Mapping[str, Callable[[Director, Mapping[str, Any]], object]] = {
     "cut": lambda d, f: d.cut(),
     "cut to": _cut_to,
-    "shoot": lambda d, f: d.queue_shot(_text(f, "story"), _text(f, "caption"), then=_text(f, "then") or None),
+    "shoot": _shoot,
     "steer": lambda d, f: d.steer(_text(f, "caption")),
     "stop": lambda d, f: d.stop(),
     "retry": lambda d, f: d.retry(),

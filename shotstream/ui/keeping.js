@@ -2,8 +2,8 @@
 // reload: whatever was lost, the connection or the server itself, the film goes on.
 window.keeping = (() => {
   const { session, home, fetched, health } = window.sending;
-  const EVERY = 2000, TRANSFER = 30000, A_DAY = 86_400_000; // milliseconds; what a closed tab leaves behind is deleted then
-  const MOST = 8e6; // bytes, on a page that is not a stage: more would be more than the film itself
+  const EVERY = 2000, TRANSFER = 60000, A_DAY = 86_400_000; // milliseconds; what a closed tab leaves behind is deleted then
+  const MOST = 24e6; // bytes, on a page that is not a stage: a slow network has better to do
   const MINE = `shotstream-film ${home}`; // where this tab finds the number under which its film is kept
   const mine = () => Number(sessionStorage.getItem(MINE));
 
@@ -32,13 +32,11 @@ window.keeping = (() => {
       const memory = await fetched(`keep/${session()}/session.memory`, { signal: AbortSignal.timeout(TRANSFER) });
       const old = mine(), id = Date.now() + Math.random();
       if (!memory) return;
-      if (!on_stage && memory.headers.get("content-length") > MOST) await memory.body.cancel();
-      else {
-        const bytes = await memory.blob();
-        await films((all) => all.put(bytes, id));
-        sessionStorage.setItem(MINE, id);
-        await forget(old);
-      }
+      if (!on_stage && memory.headers.get("content-length") > MOST) return (kept = film), memory.body.cancel();
+      const bytes = await memory.blob();
+      await films((all) => all.put(bytes, id));
+      sessionStorage.setItem(MINE, id);
+      await forget(old);
     }
     kept = film;
     document.documentElement.dataset.kept = shots.length;
@@ -48,11 +46,12 @@ window.keeping = (() => {
   async function recover() {
     const memory = mine() && (await films((all) => all.get(mine())));
     if (!memory) return;
-    for (let tries = 0; tries < 60; tries += 1) { // a server may be there before its model
+    for (let tries = 0; tries < 60; ) { // a server may be there long before its model
       if (document.querySelector(".strip [data-key]")) return;
-      const answer = (await health())?.model && (await give(memory));
+      const ready = (await health())?.model, answer = ready && (await give(memory));
       if (answer?.ok) return shown();
       if ([409, 413].includes(answer?.status)) return forget(); // refused: the server says why
+      if (ready) tries += 1;
       await new Promise((later) => setTimeout(later, EVERY));
     }
   }

@@ -1,6 +1,6 @@
 // What people do at the page: buttons that the server drew, sheets, keys, and the two other ways to see the page.
 (() => {
-  const { box, session, home, write, take, send, post } = window.sending;
+  const { box, session, home, write, take, send, post, fetched } = window.sending;
   const { ask, leave: leave_old_film } = window.playing;
 
   // A sign of whoever looks on, so that no shot is made for nobody; in a Space with ZeroGPU it says whose GPU time it is.
@@ -54,6 +54,8 @@
     dialog.addEventListener("click", (event) => {
       if (event.target === dialog || event.target.closest("[data-close]")) leave();
     });
+    dialog.querySelector("h2").id = "sheet-name";
+    dialog.setAttribute("aria-labelledby", "sheet-name");
     dialog.showModal();
     return dialog;
   }
@@ -74,7 +76,7 @@
   function compare(button) {
     const keys = button.dataset.compare.split(" "), chosen = button.dataset.chosen;
     const takes = keys.map((key, i) => `<figure><video src="${home}take/${session()}/${key}"
-      poster="${home}still/${session()}/${key}" autoplay loop muted playsinline></video>
+      poster="${home}still/${session()}/${key}" autoplay loop muted playsinline aria-label="take ${i + 1}"></video>
       <figcaption>take ${i + 1}</figcaption><button type="button" data-do="choose" data-key="${key}" data-close
       ${key === chosen ? "disabled" : ""}>${key === chosen ? "In the film" : "Choose"}</button></figure>`);
     sheet(`<h2>Takes side by side</h2><div class="takes">${takes.join("")}</div><p><button type="button" data-close>Close</button></p>`);
@@ -114,9 +116,10 @@
   });
   document.addEventListener("paste", (event) => {
     const file = [...(event.clipboardData?.files ?? [])].find((one) => one.type.startsWith("image/"));
-    if (!file) return;
+    if (!file || !ours(event.target)) return;
+    if (typing_in(event.target) && event.clipboardData.types.includes("text/plain")) return; // words, and a picture of them
     event.preventDefault();
-    if (!document.querySelector("#cast .who")) document.querySelector("#cast button").click();
+    if (!document.querySelector("#cast .who")?.checkVisibility()) document.querySelector("#cast button").click();
     setTimeout(() => choose(file), 50);
   });
 
@@ -135,8 +138,10 @@
     m: ["memory", () => document.querySelector("#memory .label-wrap, #memory button")?.click()],
     "?": ["this list", () => help()],
   };
+  // In another page only what is done in our part of it is for us.
+  const ours = (target) => !home || Boolean(target.closest?.("gradio-app"));
   // Two other ways to look at the page: `?embed` for a place in another page, `?presenter` or `?presenter=STORY` for a stage.
-  const asked_for = new URLSearchParams(location.search);
+  const asked_for = new URLSearchParams(home ? "" : location.search); // as a part of another page it is only itself
   const mode = asked_for.has("presenter") ? "presenter" : asked_for.has("embed") ? "embed" : "page";
   document.documentElement.dataset.mode = mode;
   // The shots of the story that is presented, in order; whatever the film is now, the next one is what comes after those
@@ -148,7 +153,8 @@
     const told = before.reduce((next, caption) => script.indexOf(caption, next) + 1 || next, 0);
     if (!script[told]) return;
     ask();
-    if (!(await send({ do: "shoot", story: script.global_caption, caption: script[told], then: script.then[told] }))) return;
+    const shot = { do: "shoot", story: script.global_caption, caption: script[told], then: script.then[told] };
+    if (!(await send(told + 1 < script.length ? shot : { ...shot, choices: script.choices }))) return;
     for (let tries = 0; tries < 60 && film().length === before.length; tries += 1)
       await new Promise((later) => setTimeout(later, 50)); // until it is seen: the next press counts from there
   }
@@ -160,6 +166,9 @@
   const ON_STAGE = [
     [["ArrowRight", "PageDown", " "], ["→", "PageDown", "Space"], "the next shot of the story", step],
     [["ArrowLeft", "PageUp"], ["←", "PageUp"], "one shot back", () => back()],
+    [["1", "2", "3", "4", "5", "6"], ["1", "2", "…"], "one of the story's choices, at its end", (key) => {
+      document.querySelectorAll(".choices [data-do=decide]")[key - 1]?.click();
+    }],
     [["f"], ["f"], "full screen, or not", fill_screen],
   ];
   // They count outside of the box, and in it as far as they would do nothing there: a clicker is no keyboard to leave it by.
@@ -170,16 +179,19 @@
   }
   const typing_in = (target) => target.closest?.("textarea, input, select, [contenteditable], dialog");
   async function present() {
-    const stories = await (await fetch(`${home}stories`)).json();
+    let stories = null;
+    while (!(stories = await (await fetched("stories"))?.json().catch(() => null)))
+      await new Promise((later) => setTimeout(later, 1000));
     const told = stories[asked_for.get("presenter")] ?? Object.values(stories)[0], { global_caption } = told;
     write(global_caption, window.sending.story());
     box().blur();
     const shots = Object.keys(told).filter((key) => /^shot\d+$/.test(key));
-    script = Object.assign(shots.map((key) => told[key]), { global_caption, then: shots.map((key) => told[`${key}_then`]) });
-    await window.keeping.begin(true);
-    window.stage.watch();
+    const then = shots.map((key) => told[`${key}_then`]), { choices } = told;
+    script = Object.assign(shots.map((key) => told[key]), { global_caption, then, choices });
+    await (stepping = window.keeping.begin(true)); // whoever steps meanwhile goes on with what is kept
     document.documentElement.dataset.stage = "ready";
   }
+  if (mode === "presenter") window.stage.watch();
   const ready = setInterval(() => {
     if (!box() || !session()) return;
     clearInterval(ready);
@@ -216,6 +228,7 @@
     if (event.target.closest?.("#cut")) command("cut to");
   });
   document.addEventListener("keydown", (event) => {
+    if (!ours(event.target)) return;
     const typing = typing_in(event.target), act = on_stage(event);
     if (event.target === box() && event.key === "Enter" && (event.altKey || event.ctrlKey || event.metaKey)) {
       event.preventDefault();
@@ -226,7 +239,7 @@
     if (event.key === "?" && event.target === box() && !box().value) return event.preventDefault(), help();
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === "Escape" && !typing) return box().focus();
-    if (act) return event.preventDefault(), act();
+    if (act) return event.preventDefault(), act(event.key);
     if (!typing && OUTSIDE[event.key]) event.preventDefault(), OUTSIDE[event.key][1]();
   }, true);
 
@@ -238,10 +251,10 @@
   document.addEventListener("click", (event) => {
     if (event.target.closest?.("#new-film, .story")) leave_old_film();
     if (event.target.closest?.("#shoot, .story, .call")) ask();
-    if (event.target.closest?.("#shoot")) {
-      take();
-      box().focus();
-    }
+    if (event.target.closest?.("#shoot")) take();
+    // Whoever clicked with a mouse types on; whoever pressed a key on a button goes on from there.
+    const pressed = event.target.closest?.("#shoot, #steer, #cut, #stop, #new-film, .story, .call, .act");
+    if (pressed && event.detail && matchMedia("(pointer: fine)").matches) box().focus();
   }, true);
 
   // The server draws the strip anew with every chunk: it stays where the visitor scrolled it, and follows the film when a

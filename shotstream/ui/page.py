@@ -209,7 +209,7 @@ class Page:
         """Shows the tab's film for as long as the tab is open."""
         name = request.session_hash
         try:
-            session = self.sessions.open(name, visitor_of(request.request))
+            session = await asyncio.to_thread(self.sessions.open, name, visitor_of(request.request))
             session.seat.visit(context_of(request))
         except UserError as error:
             yield (*[gr.skip()] * 3, render.notes(render.EMPTY, str(error)), *[gr.skip()] * 7)
@@ -232,7 +232,7 @@ class Page:
                 yield gr.skip(), gr.skip(), render.at_home(render.status(view, over=True), home), *[gr.skip()] * 8
         finally:
             if not over:
-                self.sessions.close(name)
+                await asyncio.shield(asyncio.to_thread(self.sessions.close, name))
 
     def on_close(self, request: gr.Request) -> None:
         """Frees what the tab held."""
@@ -250,8 +250,7 @@ class Page:
         """What a click on an example does: a new film, its story in the box, all its shots queued."""
 
         def on_example(request: gr.Request) -> str:
-            session = self._begin_film(request)
-            session.director.queue_story(story)
+            self._begin_film(request, story)
             return story.global_caption
 
         return on_example
@@ -272,12 +271,14 @@ class Page:
         """Frees what a tab was sent of an older film."""
         forget_segments(self.blocks, session)
 
-    def _begin_film(self, request: gr.Request) -> Session:
+    def _begin_film(self, request: gr.Request, story: Story | None = None) -> None:
         session = self._session(request)
-        session.director.new_film()
+        if story:
+            session.director.begin_story(story)
+        else:
+            session.director.new_film()
         self._forget_segments(request.session_hash)
         session.tell("")
-        return session
 
     def _session(self, request: gr.Request) -> Session:
         try:

@@ -28,6 +28,13 @@ PARTS = {  # of the work, as the engine names them: as the page does
 }
 
 
+BEGIN = {  # what somebody does first, in each way of looking at the page
+    "page": "Pick a story, or write your own",
+    "embed": "Write what happens first",
+    "presenter": "Press → for the first shot",
+}
+
+
 def header(line: str, wrong: bool = False) -> str:
     """The title, and a line about the model."""
     kind = ' class="wrong" role="alert"' if wrong else ""
@@ -57,7 +64,7 @@ def curtain(view: FilmView) -> str:
     """The stage before the first picture."""
     if has_pictures(view):
         return ""
-    words = "Pick a story, or write your own"
+    words = "".join(f'<span class="in-{mode}">{begin}</span>' for mode, begin in BEGIN.items())
     if view.stage or view.waiting:
         words = "Here it comes"
     elif view.takes:
@@ -67,8 +74,7 @@ def curtain(view: FilmView) -> str:
 
 def subtitle(view: FilmView) -> str:
     """What is on the screen, in words: seen where there is nothing else to read."""
-    shown = [take for take in view.takes if take.shown]
-    return f'<p class="subtitle"><span>{escape(shown[-1].told)}</span></p>' if shown else ""
+    return f'<p class="subtitle"><span>{escape(view.told)}</span></p>' if view.told else ""
 
 
 def download(session: str | None) -> str:
@@ -112,15 +118,17 @@ def sentence(view: FilmView) -> str:
     queued = f" · {len(view.waiting)} queued" if view.waiting else ""
     if view.stage in STAGES:
         return f"{STAGES[view.stage]} for shot {number}{_line(view)}{queued}"
-    if view.stage and view.num_chunks:
-        return f"Making shot {number}, chunk {view.chunk}/{view.num_chunks}{queued}"
-    if view.stage:
+    if view.stage:  # not which chunk: a screen reader would say it again and again
         return f"Making shot {number}{queued}"
     if view.held:
-        return f"{len(view.waiting)} held"
+        return f"{len(view.waiting)} held" if view.waiting else "The shot broke off"
     if view.waiting:
         return f"{len(view.waiting)} queued"
-    return "Rolling on" if view.rolling and view.takes else "Waiting for you"
+    if view.rolls_on:
+        return "Rolling on"
+    if view.playing:
+        return "Playing: what happens next?"
+    return "Waiting for you, on the last picture" if has_pictures(view) else "Waiting for you"
 
 
 def _line(view: FilmView) -> str:
@@ -156,9 +164,9 @@ def _frame(take: TakeView, session: str) -> str:
     caption = escape(take.caption)
     acts = ""
     if take.finished:
-        acts = button(
-            "Retake", "retake", f"Another take of shot {take.number}", key=take.key, caption=take.caption
-        ) + button("Rewind", "rewind", f"Go on from shot {take.number}", key=take.key)
+        acts = button("Retake", "retake", f"Retake shot {take.number}", key=take.key, caption=take.caption) + button(
+            "Rewind", "rewind", f"Rewind to shot {take.number}, and go on from it", key=take.key
+        )
         if take.seconds:
             acts += button("Play", "play", f"Play the film again from shot {take.number}", key=take.key)
     return (

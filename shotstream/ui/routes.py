@@ -136,8 +136,7 @@ class Routes:
             start = file.read(MAX_FILE_BYTES + 1)
         if b"\0" not in start[:8] and start.removeprefix(BOM_UTF8).lstrip()[:1] == b"{":  # memory begins with a number
             story = Story.from_json(start)
-            session.director.new_film()
-            session.director.queue_story(story)
+            session.director.begin_story(story)
             told, notice = story.global_caption, _left_out(story)
         else:
             told, notice = session.director.resume(path), ""

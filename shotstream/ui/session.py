@@ -16,6 +16,8 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
+from anyio import CapacityLimiter, to_thread
+
 from shotstream.backends.backend import Backend
 from shotstream.director import Director
 from shotstream.errors import UserError
@@ -78,13 +80,14 @@ class Session:
 
     async def _screen(self) -> AsyncIterator[tuple[FilmView, str, Segment | None]]:
         self._loop = asyncio.get_running_loop()
-        await asyncio.to_thread(self.director.begin_player)
+        own = CapacityLimiter(1)  # a thread that no other tab's work can keep
+        await to_thread.run_sync(self.director.begin_player, limiter=own)
         fresh_at = time.monotonic() + FRESH_AFTER
         seen, ends_at = None, 0.0  # the wall-clock time at which the viewer will have seen everything that was sent
         while not self.director.closed:
             self._news.clear()
             due = ends_at - time.monotonic() <= self.lead
-            view, segment, more = await asyncio.to_thread(self._look, due)
+            view, segment, more = await to_thread.run_sync(self._look, due, limiter=own)
             notice, now = " ".join(filter(None, (self.notice, self.gpu_time))), time.monotonic()
             if segment:
                 ends_at = max(ends_at, now) + segment.duration
@@ -143,11 +146,12 @@ class Sessions:
         """The session of that name, begun if need be: a prompt may be faster than the screen. Raises UserError when
         there are too many, in all or of one `visitor`, or when it was closed (a stray request must not begin what
         nobody would end)."""
+        if name not in self._open:
+            self._clear()
         with self._lock:
             if name in self._closed:
                 raise UserError("This page was closed: reload it.")
             if name not in self._open:
-                self._clear()
                 self._check_room(visitor)
                 self._open[name] = Session(self._backend, name, visitor)
                 tell("session opened", session=number(name), open=len(self._open))
@@ -157,7 +161,7 @@ class Sessions:
         """Nobody ends a session that a stray request began and nobody ever looked at."""
         for name, session in list(self._open.items()):
             if session.seat.forsaken:
-                self._end(name)
+                self.close(name)
 
     def _check_room(self, visitor: str) -> None:
         most, own = self._limits.sessions, self._limits.per_visitor
@@ -175,13 +179,10 @@ class Sessions:
             session.late(seconds)
 
     def close(self, name: str) -> None:
-        """Ends the session of that name, if there is one."""
+        """Ends the session of that name, if there is one. May have to wait for a disk, but lets nobody wait for it."""
         with self._lock:
-            self._end(name)
-
-    def _end(self, name: str) -> None:
-        session = self._open.pop(name, None)
-        self._closed.append(name)
+            session = self._open.pop(name, None)
+            self._closed.append(name)
         if session:
             session.close()
             tell("session closed", session=number(name), open=len(self._open))

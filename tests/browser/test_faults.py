@@ -58,7 +58,7 @@ def playback(tab: Tab) -> Playback:
         if abs(reached - moved[-1][1]) > 0.01:
             moved.append([at, reached])
     gaps = [after[0] - before[0] for before, after in pairwise(moved)]
-    return Playback([gap for gap in gaps if gap > STALL], max(gaps), moved[-1][0] - moved[0][0], players)
+    return Playback([gap for gap in gaps if gap > STALL], max(gaps, default=0.0), moved[-1][0] - moved[0][0], players)
 
 
 def throttle(tab: Tab, latency: int = 0, megabits: float = -1, offline: bool = False) -> None:
