@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from shotstream.errors import UserError
+from shotstream.story import own_words
 
 MAX_CONTEXT_FRAMES = 6
 MAX_PINS = MAX_CONTEXT_FRAMES - 1  # one is left to the policy
@@ -75,9 +76,16 @@ def anchor(shots: Sequence[Seen], caption: str, frames: int) -> list[Pick]:
 
 
 def retrieval(shots: Sequence[Seen], caption: str, frames: int) -> list[Pick]:
-    """The shots whose captions have most in common with the new one first; of equals the latest."""
-    likeness = _likeness([shot.caption for shot in shots], caption)
-    ranked = sorted(range(len(shots)), key=lambda shot: (likeness[shot], shot), reverse=True)[:frames]
+    """The shots that call by name whom the new caption calls, and no others; if there are none, all. Those whose
+    captions have most in common with the new one first; of equals the latest.
+
+    No others, as a single picture of somebody else is enough for a small model to go on with that one.
+    """
+    said = [own_words(text) for text in (*(shot.caption for shot in shots), caption)]
+    called = _names(said) & _words(said[-1])
+    related = [shot for shot in range(len(shots)) if called & _words(said[shot])] or range(len(shots))
+    likeness = _likeness(said[:-1], said[-1])
+    ranked = sorted(related, key=lambda shot: (likeness[shot], shot), reverse=True)[:frames]
     slots = [0] * len(shots)
     for number in range(frames):
         slots[ranked[number % len(ranked)]] += 1
@@ -166,10 +174,20 @@ def _lengths(shots: Sequence[Seen]) -> list[int]:
     return [shot.num_frames for shot in shots]
 
 
+def _words(caption: str) -> set[str]:
+    return set(re.findall(r"\w+", caption.lower()))
+
+
+def _names(captions: Sequence[str]) -> set[str]:
+    """Words that are written as names are: with a capital inside of a sentence."""
+    inside = (word for caption in captions for word in re.findall(r"(?<=[\w,;] )\w{2,}", caption))
+    return {word.lower() for word in inside if word[0].isupper()}
+
+
 def _likeness(captions: Sequence[str], caption: str) -> list[float]:
     """How much each of `captions` has in common with `caption`: shared words, rare ones counting more."""
-    said = [set(re.findall(r"\w+", text.lower())) for text in captions]
+    said = [_words(text) for text in captions]
     spread_over = Counter(word for words in said for word in words)
     weight = {word: math.log(len(captions) / count) for word, count in spread_over.items()}
-    wanted = set(re.findall(r"\w+", caption.lower()))
+    wanted = _words(caption)
     return [sum(weight[word] for word in words & wanted) / math.sqrt(max(len(words), 1)) for words in said]

@@ -40,7 +40,9 @@ def plan_shot(request: ShotRequest, model: Model, policy: str = "recent", rebase
     """What the request asks for, or a `UserError` that says what is wrong with it.
 
     `policy` chooses the context frames of a request that leaves them open. A shot that is longer than the model was
-    trained on rolls its local cache; one of a model that makes whole shots cannot be. `rebased`: see `Engine`.
+    trained on rolls its local cache; one of a model that makes whole shots cannot be. The discontinuity indicator
+    counts shots through the whole film as in the paper, unless some are skipped between those that are looked back at
+    and the new one, or `rebased` is set: then it counts those that are seen, as models only know numbers without gaps.
     """
     _check_whole(request.seed, 0, MAX_SEED, "The seed")
     num_chunks = model.default_chunks if request.num_chunks is None else request.num_chunks
@@ -70,6 +72,7 @@ def plan_shot(request: ShotRequest, model: Model, policy: str = "recent", rebase
     latents, context_shots = request.memory.latents_at(picks), tuple(shot for shot, _ in picks)
     seen = sorted(set(context_shots))
     routes = tuple(seen.index(shot) for shot in context_shots)
+    rebased = rebased or len(seen) < len(shots) - seen[0]
     return Plan(
         request,
         num_chunks,

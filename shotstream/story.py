@@ -165,6 +165,11 @@ def compose_caption(global_caption: str, shot_index: int, shot_caption: str) -> 
     return f"{global_caption}shot{shot_index}:{shot_caption}"
 
 
+def own_words(caption: str) -> str:
+    """What a composed caption says of its shot alone."""
+    return re.sub(r"^.*?shot\d+:", "", caption, count=1, flags=re.DOTALL)
+
+
 def clean_prompt(text: str, name: str = "The prompt") -> str:
     """Removes characters that only steer (tabs and line ends stay) and raises `UserError` for what cannot be a prompt.
 

@@ -13,7 +13,7 @@ from shotstream.views import FilmView, FrameView
 POLICIES = {
     "recent": "evenly from all shots; after six, from the latest (as the paper does)",
     "anchor": "like recent, and always a picture of the first shot",
-    "retrieval": "from the shots whose prompts are most like the next one",
+    "retrieval": "from the shots that name who the next prompt names, or are most like it",
 }
 
 
