@@ -1,7 +1,7 @@
 // The film's memory is kept in this browser after every shot, for this tab alone, and given to the server again after a
 // reload: whatever was lost, the connection or the server itself, the film goes on.
 window.keeping = (() => {
-  const { session, home, fetched, health } = window.sending;
+  const { $, $$, session, home, fetched, health } = window.sending;
   const EVERY = 2000, TRANSFER = 60000, A_DAY = 86_400_000; // milliseconds; what a closed tab leaves behind is deleted then
   const MOST = 24e6; // bytes, on a page that is not a stage: a slow network has better to do
   const MINE = `shotstream-film ${home}`; // where this tab finds the number under which its film is kept
@@ -24,9 +24,9 @@ window.keeping = (() => {
 
   let kept = ""; // the film that is
   async function keep(on_stage) {
-    const shots = [...document.querySelectorAll(".strip .made")];
+    const shots = [...$$(".strip .made")];
     const film = shots.map((shot) => shot.dataset.key + shot.textContent).join(); // a steered shot is another
-    if (film === kept || (!on_stage && document.querySelector(".strip :is(.making, .queued)"))) return;
+    if (film === kept || (!on_stage && $(".strip :is(.making, .queued)"))) return;
     if (!film) await forget();
     else {
       const memory = await fetched(`keep/${session()}/session.memory`, { signal: AbortSignal.timeout(TRANSFER) });
@@ -47,7 +47,7 @@ window.keeping = (() => {
     const memory = mine() && (await films((all) => all.get(mine())));
     if (!memory) return;
     for (let tries = 0; tries < 60; ) { // a server may be there long before its model
-      if (document.querySelector(".strip [data-key]")) return;
+      if ($(".strip [data-key]")) return;
       const ready = (await health())?.model, answer = ready && (await give(memory));
       if (answer?.ok) return shown();
       if ([409, 413].includes(answer?.status)) return forget(); // refused: the server says why
@@ -58,7 +58,7 @@ window.keeping = (() => {
   const give = (body) =>
     fetch(`${home}open/${session()}`, { method: "POST", body, signal: AbortSignal.timeout(TRANSFER) }).catch(() => null);
   async function shown() {
-    for (let tries = 0; tries < 100 && !document.querySelector(".strip .made"); tries += 1)
+    for (let tries = 0; tries < 100 && !$(".strip .made"); tries += 1)
       await new Promise((later) => setTimeout(later, 50));
   }
 

@@ -1,6 +1,6 @@
 // What people do at the page: buttons that the server drew, sheets, keys, and the two other ways to see the page.
 (() => {
-  const { box, session, home, write, take, send, post, fetched } = window.sending;
+  const { $, $$, box, session, home, write, take, send, post, fetched } = window.sending;
   const { ask, leave: leave_old_film } = window.playing;
 
   // A sign of whoever looks on, so that no shot is made for nobody; in a Space with ZeroGPU it says whose GPU time it is.
@@ -37,8 +37,8 @@
     if (!caption) return box().focus(), box().setAttribute("placeholder", EMPTY_BOX);
     ask();
     write("");
-    const dissolve = document.querySelector("#dissolve input").checked;
-    const chunks = parseInt(document.querySelector("#length input").value) || 0; // of "3 chunks", or the usual length
+    const dissolve = $("#dissolve input").checked;
+    const chunks = parseInt($("#length input").value) || 0; // of "3 chunks", or the usual length
     send({ do: name, story: story(), caption, chunks, dissolve }, caption);
   }
 
@@ -47,7 +47,7 @@
     const dialog = document.createElement("dialog");
     dialog.className = "sheet";
     dialog.innerHTML = html;
-    document.querySelector(".gradio-container").append(dialog);
+    $(".gradio-container").append(dialog);
     const leave = () => dialog.isConnected && (dialog.close(), dialog.remove(), box()?.focus());
     dialog.addEventListener("cancel", leave); // at once: the browser's own "close" may come after the next key
     dialog.addEventListener("close", leave);
@@ -86,22 +86,22 @@
   let chosen = null;
   function choose(file) {
     chosen = file;
-    const picture = document.querySelector("#cast .chosen");
+    const picture = $("#cast .chosen");
     if (!picture || !file) return;
     picture.src = URL.createObjectURL(file);
     picture.hidden = false;
-    document.querySelector("#cast .who").focus();
+    $("#cast .who").focus();
   }
   async function cast(button) {
-    const who = document.querySelector("#cast .who");
-    if (button.dataset.cast === "chosen" && !chosen) return document.querySelector("#cast input[type=file]").click();
+    const who = $("#cast .who");
+    if (button.dataset.cast === "chosen" && !chosen) return $("#cast input[type=file]").click();
     const asked = new URLSearchParams({ story: story(), caption: who.value || "The hero." });
-    const video = document.querySelector("#film video");
+    const video = $("#film video");
     if (button.dataset.cast === "shown" && video?.videoWidth) asked.set("at", video.currentTime);
     if ((await give(`cast/${session()}?${asked}`, button.dataset.cast === "chosen" ? chosen : null)) === null) return;
     who.value = "";
     chosen = null;
-    document.querySelector("#cast .chosen").hidden = true;
+    $("#cast .chosen").hidden = true;
   }
   async function open_kept(input) {
     const told = input.files[0] && (await give(`open/${session()}`, input.files[0]));
@@ -119,7 +119,7 @@
     if (!file || !ours(event.target)) return;
     if (typing_in(event.target) && event.clipboardData.types.includes("text/plain")) return; // words, and a picture of them
     event.preventDefault();
-    if (!document.querySelector("#cast .who")?.checkVisibility()) document.querySelector("#cast button").click();
+    if (!$("#cast .who")?.checkVisibility()) $("#cast button").click();
     setTimeout(() => choose(file), 50);
   });
 
@@ -132,10 +132,10 @@
     c: ["cut now", () => send({ do: "cut" })],
     r: ["another take of the last shot", () => last()?.querySelector("[data-do=retake]")?.click()],
     z: ["one shot back", () => back()],
-    p: ["play the film from its first shot", () => document.querySelector(".strip [data-do=play]")?.click()],
-    k: ["keep rolling, or not", () => document.querySelector("#rolling input").click()],
-    s: ["stop", () => document.querySelector("#stop").click()],
-    m: ["memory", () => document.querySelector("#memory .label-wrap, #memory button")?.click()],
+    p: ["play the film from its first shot", () => $(".strip [data-do=play]")?.click()],
+    k: ["keep rolling, or not", () => $("#rolling input").click()],
+    s: ["stop", () => $("#stop").click()],
+    m: ["memory", () => $("#memory .label-wrap, #memory button")?.click()],
     "?": ["this list", () => help()],
   };
   // In another page only what is done in our part of it is for us.
@@ -147,7 +147,7 @@
   // The shots of the story that is presented, in order; whatever the film is now, the next one is what comes after those
   // of them that it has.
   let script = [], stepping = Promise.resolve();
-  const film = () => [...document.querySelectorAll(".strip .caption:not(.steer)")].map((caption) => caption.textContent);
+  const film = () => [...$$(".strip .caption:not(.steer)")].map((caption) => caption.textContent);
   async function shoot_next() {
     const before = film();
     const told = before.reduce((next, caption) => script.indexOf(caption, next) + 1 || next, 0);
@@ -167,7 +167,7 @@
     [["ArrowRight", "PageDown", " "], ["→", "PageDown", "Space"], "the next shot of the story", step],
     [["ArrowLeft", "PageUp"], ["←", "PageUp"], "one shot back", () => back()],
     [["1", "2", "3", "4", "5", "6"], ["1", "2", "…"], "one of the story's choices, at its end", (key) => {
-      document.querySelectorAll(".choices [data-do=decide]")[key - 1]?.click();
+      $$(".choices [data-do=decide]")[key - 1]?.click();
     }],
     [["f"], ["f"], "full screen, or not", fill_screen],
   ];
@@ -198,14 +198,14 @@
     mode === "presenter" ? present() : window.keeping.begin(false);
   }, 100);
 
-  const made = () => [...document.querySelectorAll(".strip .made")];
+  const made = () => [...$$(".strip .made")];
   const last = () => made().at(-1);
   const back = () => { // from the shot that is being made, or the last
-    const end = document.querySelector(".strip .making") ? -1 : -2;
+    const end = $(".strip .making") ? -1 : -2;
     send({ do: "rewind", key: Number(made().at(end)?.dataset.key ?? 0) });
   };
   function help() {
-    if (document.querySelector("dialog.sheet")) return;
+    if ($("dialog.sheet")) return;
     const row = ([keys, what]) => `<dt>${[keys].flat().map((key) => `<kbd>${key}</kbd>`).join(" ")}</dt><dd>${what}</dd>`;
     const stage = `<h2>On the stage</h2><dl>${ON_STAGE.map(([, ...told]) => row(told)).join("")}</dl>`;
     sheet(`${mode === "presenter" ? stage : ""}<h2>Keys</h2><dl>${KEYS.map(row).join("")}</dl><h2>Outside of the box</h2>
@@ -214,7 +214,7 @@
   }
   document.addEventListener("click", (event) => {
     const button = event.target.closest?.("[data-do], [data-compare], [data-cast], [data-shape]");
-    if (!button || button.disabled) return;
+    if (!button || button.disabled || !ours(button)) return;
     if (button.dataset.compare) return compare(button);
     if (button.dataset.cast) return cast(button);
     if (button.dataset.shape) return post(`shape/${session()}/${encodeURIComponent(button.dataset.shape)}`);
@@ -224,6 +224,7 @@
     send(gesture);
   });
   document.addEventListener("click", (event) => {
+    if (!ours(event.target)) return;
     if (event.target.closest?.("#steer")) command("steer");
     if (event.target.closest?.("#cut")) command("cut to");
   });
@@ -249,6 +250,7 @@
     take();
   }, true);
   document.addEventListener("click", (event) => {
+    if (!ours(event.target)) return;
     if (event.target.closest?.("#new-film, .story")) leave_old_film();
     if (event.target.closest?.("#shoot, .story, .call")) ask();
     if (event.target.closest?.("#shoot")) take();
@@ -264,7 +266,7 @@
     if (event.target.classList?.contains("strip")) scrolled = event.target.scrollLeft;
   }, true);
   function follow() {
-    const strip = document.querySelector(".strip");
+    const strip = $(".strip");
     if (!strip) return;
     const taken = strip.querySelectorAll(".made, .making");
     const last = taken[taken.length - 1];

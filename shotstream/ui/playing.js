@@ -1,19 +1,20 @@
 // The player, as far as only the browser knows it: how long the first picture takes, how long a segment is on its way, how
 // far the viewer lies behind. Knows no prompts and no gestures; page.js calls `playing.ask` and `playing.leave`.
 window.playing = (() => {
-  const film = () => document.querySelector("#film video");
+  const { $, $$ } = window.sending;
+  const film = () => $("#film video");
   const end = (video) => video && video.buffered.length ? video.buffered.end(video.buffered.length - 1) : 0;
-  const cell = (number) => document.querySelectorAll("#first-picture .cell")[number];
+  const cell = (number) => $$("#first-picture .cell")[number];
 
   function explain(which, text) {
-    const line = document.querySelector(`#meter #${which}`);
+    const line = $(`#meter #${which}`);
     if (line && line.textContent !== text) line.textContent = text;
   }
 
   // Only a shot that has nothing before it is timed: else the wait would measure the queue, not the machine.
   let asked = null; // when, and which picture
   function ask() {
-    const busy = document.querySelector(".slate[data-state=making], .strip .queued");
+    const busy = $(".slate[data-state=making], .strip .queued");
     const video = film();
     if (busy || (video && end(video) - video.currentTime > 0.35)) return;
     const waiting = asked;
@@ -27,7 +28,7 @@ window.playing = (() => {
     video.requestVideoFrameCallback((now, frame) => {
       if (frame.mediaTime < asked.from - 0.03) return await_picture();
       const seconds = ((frame.presentationTime || now) - asked.at) / 1000;
-      const made = Number(document.querySelector(".slate").dataset.first);
+      const made = Number($(".slate").dataset.first);
       cell(0).querySelector("b").textContent = `${seconds.toFixed(2)} s`;
       explain("first", `From Enter to the first new picture on this screen: ${made.toFixed(2)} s to make and encode the first
         chunk, ${Math.max(0, seconds - made).toFixed(2)} s to send the prompt and the picture, and to show it.`);
@@ -83,8 +84,8 @@ window.playing = (() => {
 
   setInterval(() => {
     // A stream that was long enough ends while nothing plays; the next shot is to find another.
-    if (document.querySelector(".slate[data-over]")) document.querySelector("#again")?.click();
-    const work = document.querySelector(".slate")?.dataset.work;
+    if ($(".slate[data-over]")) $("#again")?.click();
+    const work = $(".slate")?.dataset.work;
     if (work) explain("work", `Frames a second of the latest shot, end to end, whose time went into ${work}.`);
     film()?.setAttribute("aria-label", "The film");
   }, 300);

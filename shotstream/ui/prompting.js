@@ -1,11 +1,11 @@
 // Help with the prompt in the box: a warning while it is typed, completion by templates, words to click. The server
 // answers from the model's own folder; what was typed is never lost: Ctrl+Z or a second press brings it back.
 (() => {
-  const { box, story, session, fetched } = window.sending;
+  const { $, $$, box, story, session, fetched } = window.sending;
   const EMPTY = "First say in the box what is to happen.";
 
   function tell(text) {
-    const line = document.querySelector("#advice");
+    const line = $("#advice");
     if (line && line.textContent !== text) line.textContent = line.title = text;
   }
   async function ask(what, prompt) {
@@ -70,7 +70,7 @@
     const word = event.target.closest?.("[data-word]");
     if (!word || !step) return;
     event.preventDefault();
-    const words = [...document.querySelectorAll("[data-word]")];
+    const words = [...$$("[data-word]")];
     const next = words[(words.indexOf(word) + step + words.length) % words.length];
     word.tabIndex = -1;
     next.tabIndex = 0;

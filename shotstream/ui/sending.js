@@ -1,14 +1,17 @@
 // What goes from the page to the server, and what becomes of it when it does not get there: nothing that somebody wrote is
 // lost. Prompts go as Gradio's events, all else by itself. Knows no keys and no buttons.
 window.sending = (() => {
-  const box = () => document.querySelector("#next-shot textarea"), story = () => document.querySelector("#story textarea");
-  const session = () => document.querySelector(".strip")?.dataset.session;
+  // In another page, as a <gradio-app src="...">, only that part of it is ours.
+  const $ = (selector) => (document.querySelector("gradio-app") ?? document).querySelector(selector);
+  const $$ = (selector) => (document.querySelector("gradio-app") ?? document).querySelectorAll(selector);
+  const box = () => $("#next-shot textarea"), story = () => $("#story textarea");
+  const session = () => $(".strip")?.dataset.session;
   const PATIENCE = 10000, LOOK = 1500; // milliseconds: until something counts as lost, and between two looks whether it is
   const UNREACHABLE = "The server cannot be reached: try again when the connection is back. ";
   const NOT_TAKEN = "The server did not take it: try again, or reload the page. "; // Gradio shows no reason for such an event
   const GONE = "The server knows nothing of this page any more: reload it to go on. ";
 
-  // In another page, as a <gradio-app src="...">, our addresses are not that page's.
+  // There our addresses are not that page's.
   const elsewhere = document.querySelector("gradio-app[src]")?.getAttribute("src");
   const home = elsewhere ? `${elsewhere.replace(/\/+$/, "")}/` : "";
 
@@ -19,7 +22,7 @@ window.sending = (() => {
 
   // Tells what went wrong. Words that were not taken are in the box again, or a click away from it while something else is
   // being typed there.
-  const trouble = () => document.querySelector("#trouble");
+  const trouble = () => $("#trouble");
   function say(told, words = "") {
     const not_sent = lines(trouble()?.dataset.words, words);
     trouble()?.remove();
@@ -39,7 +42,7 @@ window.sending = (() => {
       line.dataset.words = not_sent;
       line.append(button);
     }
-    document.querySelector(".gradio-container").append(line);
+    $(".gradio-container").append(line);
   }
   const lines = (...texts) => texts.filter((text) => text?.trim()).join("\n");
   const all_is_well = () => trouble() && !trouble().dataset.words && trouble().remove();
@@ -119,5 +122,5 @@ window.sending = (() => {
   }
   const ready = setInterval(() => box() && session() && (clearInterval(ready), redraft()), 100);
 
-  return { box, story, session, home, write, take, send, post, fetched, health };
+  return { $, $$, box, story, session, home, write, take, send, post, fetched, health };
 })();

@@ -228,6 +228,45 @@ def test_a_presenter_steps_through_a_story(app: App, open_tab):
     assert not tab.page.locator("#stories").is_visible() and tab.page.locator("#next-shot textarea").is_visible()
 
 
+def test_a_presenter_chooses_by_number_how_a_story_goes_on(open_tab):
+    tab = open_tab(width=1280, height=720, query="?presenter=left-or-right")
+    page = tab.page
+    tab.wait_until("document.documentElement.dataset.stage === 'ready'")
+    assert "→" in page.inner_text(".curtain") and "Pick a story" not in page.inner_text(".curtain")
+    page.keyboard.press("2")  # nothing is offered yet
+    for number in (1, 2):
+        page.keyboard.press("ArrowRight")
+        shots(tab, number)
+    choices = page.locator(".choices button")
+    assert choices.all_text_contents() == ["Go left", "Go right"] and choices.first.is_visible()
+    page.keyboard.press("2")
+    shots(tab, 4)
+    assert choices.nth(1).get_attribute("aria-pressed") == "true"
+    first = captions(tab)
+    page.keyboard.press("1")
+    tab.wait_until("document.querySelector('.choices button').getAttribute('aria-pressed') === 'true'")
+    shots(tab, 4)
+    assert captions(tab)[:2] == first[:2] and captions(tab)[2:] != first[2:]
+    assert page.evaluate("document.documentElement.scrollHeight") <= 720
+
+
+def test_whoever_clicks_types_on(open_tab):
+    tab = open_tab(width=1280, height=1400)
+    page = tab.page
+    page.click(".story:has-text('star in the desert')")
+    page.keyboard.type("Close-up, it skips.")  # and neither cuts nor stops
+    assert page.input_value("#next-shot textarea") == "Close-up, it skips."
+    page.click("#steer")
+    page.keyboard.type("Now it rests.")
+    page.click("#cut")
+    page.keyboard.type("Stop.")
+    assert page.input_value("#next-shot textarea") == "Stop."
+    page.keyboard.press("Escape")
+    page.focus("#stop")
+    page.keyboard.press("Enter")  # by key it stays where it is
+    assert page.evaluate("document.activeElement.id") == "stop"
+
+
 def captions_of(app: App, story: str) -> list[str]:
     with urllib.request.urlopen(f"{app.url}/stories", timeout=10) as answer:
         shots = json.load(answer)[story]

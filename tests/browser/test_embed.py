@@ -6,6 +6,7 @@ The script of `<gradio-app>` comes from Gradio's own host; here the same files c
 from __future__ import annotations
 
 import http.server
+import re
 import threading
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,14 @@ from pathlib import Path
 import gradio
 from browsing import ROOT, App
 
+THEIRS = """<header id="theirs"><button class="act go">Ours</button><kbd>x</kbd><p class="notice hint wrong">News</p>
+<ol class="strip tree frames"><li>One</li></ol></header>
+<script id="keys">window.pressed = [];
+addEventListener("keydown", (event) => event.defaultPrevented || window.pressed.push(event.key));</script>"""
+LOOKS = """[...document.querySelectorAll('#theirs, #theirs *')].map((one) => {
+  const { display, position, padding, height, backgroundColor, borderTopWidth, fontWeight } = getComputedStyle(one);
+  return [one.tagName, display, position, padding, height, backgroundColor, borderTopWidth, fontWeight].join(" ");
+})"""
 FRONTEND = Path(gradio.__file__).parent / "templates" / "frontend"
 CDN = "https://gradio.s3-us-west-2.amazonaws.com/"
 TYPES = {".js": "text/javascript", ".css": "text/css", ".woff2": "font/woff2", ".svg": "image/svg+xml"}
@@ -30,7 +39,10 @@ def from_the_package(route) -> None:
 def test_the_page_works_in_another_page_as_a_frame_and_as_a_part(app: App, browser, tmp_path: Path):
     html = (ROOT / "assets" / "embed.html").read_text()
     assert f"{CDN}{gradio.__version__}/gradio.js" in html and "https://YOUR-SPACE.hf.space/?embed" in html
+    assert "<body>" in html
+    html = html.replace("<body>", f"<body>{THEIRS}")
     (tmp_path / "index.html").write_text(html.replace("https://YOUR-SPACE.hf.space", app.url))
+    (tmp_path / "alone.html").write_text(re.sub("<(script|gradio-app|iframe).*?</\\1>", "", html, flags=re.DOTALL))
     handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -64,6 +76,14 @@ def test_the_page_works_in_another_page_as_a_frame_and_as_a_part(app: App, brows
         part.locator(".strip [data-do=retake]").first.click()  # a gesture
         page.locator("dialog.sheet .go").click()
         page.wait_for_function("document.querySelector('.strip .takes')?.textContent.includes('2/2')", polling=50)
+
+        page.evaluate("document.activeElement.blur()")
+        page.keyboard.press("m")  # a key of their page
+        page.keyboard.press("?")
+        assert page.evaluate("window.pressed") == ["m", "?"] and page.locator("dialog.sheet").count() == 0
+        alone = context.new_page()
+        alone.goto(f"{here}alone.html")
+        assert page.evaluate(LOOKS) == alone.evaluate(LOOKS)
         assert [url for url in lost if "favicon" not in url and "/assets/" not in url] == []
     finally:
         context.close()

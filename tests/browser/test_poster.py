@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from types import SimpleNamespace
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
-from browsing import Tab
+from browsing import Tab, free_port
 
 from shotstream.backends.in_process import InProcessBackend
 from shotstream.models.random_model import save_random_model
@@ -19,28 +20,48 @@ from shotstream.ui.routes import POSTER
 from shotstream.ui.theme import CSS, SCRIPTS, theme
 
 
-@pytest.fixture
-def stage(tmp_path) -> Iterator[SimpleNamespace]:
+@dataclass
+class Stage:
     """A page for one visitor, whose model is there when `come` is set."""
-    folder, come = save_random_model(tmp_path / "model", vae="PixelAutoencoder"), threading.Event()
-    backend = InProcessBackend(lambda: come.wait() and load_model(folder))
-    backend.start()
-    page = Page(backend, limits=Limits(sessions=1))
-    head = "".join(f"<script>{script.read_text()}</script>" for script in SCRIPTS)
-    _, url, _ = page.blocks.launch(
-        theme=theme(),
-        css_paths=[CSS],
-        head=head,
-        ssr_mode=False,
-        quiet=True,
-        prevent_thread_lock=True,
-        app_kwargs={"routes": page.routes},
-        _frontend=False,
-    )
-    yield SimpleNamespace(url=url, come=come)
-    come.set()
-    page.blocks.close()
-    page.sessions.close_all()
+
+    folder: Path
+    port: int
+    come: threading.Event = field(default_factory=threading.Event)
+    page: Page | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/"
+
+    def open(self) -> None:
+        self.come.clear()
+        backend = InProcessBackend(lambda: self.come.wait() and load_model(self.folder))
+        backend.start()
+        self.page = Page(backend, limits=Limits(sessions=1))
+        self.page.blocks.launch(
+            theme=theme(),
+            css_paths=[CSS],
+            head="".join(f"<script>{script.read_text()}</script>" for script in SCRIPTS),
+            ssr_mode=False,
+            quiet=True,
+            prevent_thread_lock=True,
+            server_port=self.port,
+            app_kwargs={"routes": self.page.routes},
+            _frontend=False,
+        )
+
+    def close(self) -> None:
+        self.come.set()
+        self.page.blocks.close()
+        self.page.sessions.close_all()
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    stage = Stage(save_random_model(tmp_path / "model", vae="PixelAutoencoder"), free_port())
+    stage.open()
+    yield stage
+    stage.close()
 
 
 def test_the_poster_plays_until_the_model_is_there(stage, browser):
@@ -55,6 +76,17 @@ def test_the_poster_plays_until_the_model_is_there(stage, browser):
     tab.wait_until(f"!{poster}", 60)
     tab.direct("A red ball jumps.")
     tab.wait_until("document.querySelector('#film video')?.currentTime > 0.3")
+
+    tab.wait_until("document.documentElement.dataset.kept === '1'")
+    tab.page.evaluate("window.before = true")
+    stage.close()  # and is there again before its model is
+    stage.open()
+    tab.wait_until(f"!window.before && {poster}?.currentTime > 0.5", 60)
+    tab.page.keyboard.press("ArrowRight")  # somebody goes on with what is yet to come
+    stage.come.set()
+    tab.wait_until(f"!{poster} && document.querySelectorAll('.strip .made').length === 2", 60)
+    shown = tab.page.locator(".strip .made .caption").all_text_contents()
+    assert shown[0] == "A red ball jumps." and len(shown) == 2
     context.close()
 
 
