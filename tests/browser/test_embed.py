@@ -19,8 +19,8 @@ THEIRS = """<header id="theirs"><button class="act go">Ours</button><kbd>x</kbd>
 <script id="keys">window.pressed = [];
 addEventListener("keydown", (event) => event.defaultPrevented || window.pressed.push(event.key));</script>"""
 LOOKS = """[...document.querySelectorAll('#theirs, #theirs *')].map((one) => {
-  const { display, position, padding, height, backgroundColor, borderTopWidth, fontWeight } = getComputedStyle(one);
-  return [one.tagName, display, position, padding, height, backgroundColor, borderTopWidth, fontWeight].join(" ");
+  const { display, position, padding, backgroundColor, borderTopWidth, fontWeight } = getComputedStyle(one);
+  return [one.tagName, display, position, padding, backgroundColor, borderTopWidth, fontWeight].join(" ");
 })"""
 FRONTEND = Path(gradio.__file__).parent / "templates" / "frontend"
 CDN = "https://gradio.s3-us-west-2.amazonaws.com/"
@@ -77,7 +77,7 @@ def test_the_page_works_in_another_page_as_a_frame_and_as_a_part(app: App, brows
         page.locator("dialog.sheet .go").click()
         page.wait_for_function("document.querySelector('.strip .takes')?.textContent.includes('2/2')", polling=50)
 
-        page.evaluate("document.activeElement.blur()")
+        page.evaluate("document.activeElement.blur(), (window.pressed = [])")
         page.keyboard.press("m")  # a key of their page
         page.keyboard.press("?")
         assert page.evaluate("window.pressed") == ["m", "?"] and page.locator("dialog.sheet").count() == 0

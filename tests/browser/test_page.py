@@ -53,8 +53,7 @@ def test_an_example_plays_and_a_second_story_follows_in_the_same_player(open_tab
     captions = tab.page.locator(".strip .caption").all_inner_texts()
     assert len(captions) == 6 and captions[5] == "Close-up: it looks surprised."
     assert tab.page.locator(".strip img").count() == 6
-    tab.wait_until("document.querySelector('.slate').dataset.state === 'waiting'")
-    assert tab.page.locator(".slate .state").inner_text() == "Waiting for you"
+    tab.wait_until("document.querySelector('.slate .state').textContent === 'Waiting for you, on the last picture'")
     assert re.fullmatch(r"\d+ FPS", tab.page.locator(".slate .cell >> nth=2").locator("b").inner_text())
 
     # idle, then on: still the same <video>
