@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from gradio_client.exceptions import AppError
 from shotstream.backends.in_process import InProcessBackend
 from shotstream.models.weights import SHIPPED, load_model
 from shotstream.provenance import read_note
-from shotstream.ui.api import KEPT_SECONDS, MAX_CHUNKS, MAX_SHOTS, Shelf
+from shotstream.ui.api import FILMS_OF_A_VISITOR, KEPT_SECONDS, MAX_CHUNKS, MAX_SHOTS, Shelf
 from shotstream.ui.page import Page
 
 ROOT = Path(__file__).parents[1]
@@ -147,6 +147,29 @@ def test_a_bad_request_gets_one_sentence(client: Client, request_: tuple, told: 
         client.predict(*request_, api_name="/film")
     message = str(failure.value)
     assert told in message and len(message.splitlines()) == 1 and message.endswith(".")
+
+
+def test_nobody_has_all_films_made_at_a_time(server: Server, tmp_path: Path):
+    def visitor(address: str) -> Client:
+        headers = {"x-forwarded-for": address}
+        return Client(server.url, headers=headers, download_files=tmp_path, verbose=False)
+
+    one, other = visitor("192.0.2.1"), visitor("192.0.2.2")
+    longest = {name: caption for name, caption in LONG.items() if name != f"shot{MAX_SHOTS + 1}"}
+    films = [one.submit(longest, chunks=3, api_name="/film") for _ in range(FILMS_OF_A_VISITOR)]
+    wait_until(lambda: all(film.status().code.name == "PROCESSING" for film in films))
+    with pytest.raises(AppError, match="being made for you already"):
+        one.predict(STORY, chunks=1, api_name="/film")
+    assert Path(other.predict(STORY, chunks=1, api_name="/film")).exists()
+    assert all(Path(film.result(timeout=240)).exists() for film in films)
+    assert Path(one.predict(STORY, chunks=1, api_name="/film")).exists()
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
 
 
 def test_a_client_is_told_what_was_left_out(client: Client):

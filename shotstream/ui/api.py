@@ -11,7 +11,9 @@ import contextlib
 import json
 import shutil
 import tempfile
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -27,19 +29,24 @@ from shotstream.media import FilmShot, SegmentEncoder, enlargement, write_film
 from shotstream.note import FilmNote
 from shotstream.prompting import advice_on
 from shotstream.story import Story
+from shotstream.ui.limits import visitor_of
 
 MAX_SHOTS = 12
 MAX_CHUNKS = 7
 FILMS_AT_ONCE = 4  # each holds a thread of Gradio's while it waits for its turn; further ones wait in Gradio's queue
+FILMS_OF_A_VISITOR = 2  # of them, so that nobody has them all
 KEPT_SECONDS = 3600  # a client downloads its film at once; a link that an assistant passes on may be opened later
 
 
-def add_film_endpoint(backend: Backend) -> None:
-    """Registers the endpoint; to be called inside `with gr.Blocks()`. `launch(mcp_server=True)` makes it a tool too."""
-    shelf = Shelf()
+def add_film_endpoint(backend: Backend, limited: bool = True) -> None:
+    """Registers the endpoint; to be called inside `with gr.Blocks()`. `launch(mcp_server=True)` makes it a tool too.
+    Where it is `limited`, a visitor has `FILMS_OF_A_VISITOR` films made at a time."""
+    shelf, desk = Shelf(), Desk(FILMS_OF_A_VISITOR if limited else FILMS_AT_ONCE)
 
-    # Gradio and MCP clients read the names, the types and the docstring.
-    def film(story: dict[str, str], seed: int = 0, chunks: int | None = None) -> gr.FileData:
+    # Gradio and MCP clients read the names, the types and the docstring; of the request they know nothing.
+    def film(
+        story: dict[str, str], seed: int = 0, chunks: int | None = None, request: gr.Request | None = None
+    ) -> gr.FileData:
         """
         Makes a short film from a story, shot by shot, and gives its MP4 file. Each shot looks back at the
         earlier ones, so say again only what changes. Chapters and subtitles are in the file, and a note that it is
@@ -55,8 +62,9 @@ def add_film_endpoint(backend: Backend) -> None:
         """  # noqa: E501 - what is said of an argument must stand on one line
         try:
             read = read_request(story, seed, chunks)
-            path = shelf.place()
-            make_film(backend, read, seed, chunks, path)
+            with desk.one_more(visitor_of(request.request) if request else ""):
+                path = shelf.place()
+                make_film(backend, read, seed, chunks, path)
         except UserError as error:
             raise gr.Error(str(error), print_exception=False) from error
         for notice in notices(read, backend):
@@ -109,6 +117,30 @@ def notices(story: Story, backend: Backend) -> list[str]:
     advice = (advice_on(words, backend.model.text, story.global_caption, index) for index, words in told)
     undecided = story.undecided and f"{story.undecided} The film ends before it."
     return [notice for notice in dict.fromkeys((story.warning, undecided, *advice)) if notice]
+
+
+class Desk:
+    """Who has how many films made: at most `most` at a time."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._making: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def one_more(self, visitor: str) -> Iterator[None]:
+        """While a film of this visitor is made. Raises `UserError` if these are too many; nobody counts at this machine
+        itself."""
+        with self._lock:
+            if visitor and self._making[visitor] >= self._most:
+                raise UserError(f"{self._most} films are being made for you already: ask again when one is there.")
+            self._making[visitor] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._making[visitor] -= 1
+                self._making += Counter()  # forgets whom it counts no more
 
 
 class Shelf:

@@ -182,7 +182,7 @@ class Page:
             stop.click(self.on_stop, None, None, **AT_ONCE)
             new_film.click(self.on_new_film, None, None, **AT_ONCE)
             rolling.input(self.on_rolling, rolling, None, **AT_ONCE)
-            add_film_endpoint(self.backend)
+            add_film_endpoint(self.backend, limited=bool(self.sessions.limits.per_visitor))
         return blocks
 
     # What people do

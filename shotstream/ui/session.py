@@ -134,7 +134,7 @@ class Sessions:
     """The open tabs of a page, by Gradio's session hash (a new one for every page load)."""
 
     def __init__(self, backend: Backend, limits: Limits | None = None) -> None:
-        self._backend, self._limits = backend, limits or Limits()
+        self._backend, self.limits = backend, limits or Limits()
         self._open: dict[str, Session] = {}
         self._closed: deque[str] = deque(maxlen=1000)
         self._lock = threading.Lock()
@@ -164,7 +164,7 @@ class Sessions:
                 self.close(name)
 
     def _check_room(self, visitor: str) -> None:
-        most, own = self._limits.sessions, self._limits.per_visitor
+        most, own = self.limits.sessions, self.limits.per_visitor
         if len(self._open) >= most:
             raise UserError(f"All {most} seats are taken: try again in a few minutes.")
         if visitor and own and sum(session.visitor == visitor for session in self._open.values()) >= own:
