@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,9 @@ def test_there_are_enough_and_one_is_long_one_steers_and_one_leaves_a_choice():
     stories = [read_story(path) for path in STORIES]
     assert len(stories) >= 6 and max(len(story.shots) for story in stories) >= 8
     assert any(shot.then for story in stories for shot in story.shots) and any(story.choices for story in stories)
+    talk = [shot.caption for shot in read_story(ROOT / "assets" / "stories" / "a-talk-by-the-sea.json").shots]
+    assert ["ghost" in caption for caption in talk[2:6]] == ["ball" not in caption for caption in talk[2:6]]
+    assert [("ghost" in one) != ("ghost" in other) for one, other in pairwise(talk[1:6])] == [True] * 4  # to and fro
 
 
 def test_the_run_of_agents_is_that_of_its_log():
