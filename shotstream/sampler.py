@@ -54,6 +54,15 @@ class Schedule:
             return min(index + 1, self.near_chunks)
         return index + 1 if index < self.max_chunks else min(FAR_CHUNKS, self.max_chunks)
 
+    def places(self, index: int) -> tuple[int, int, int]:
+        """In latent frames: where chunk `index` is in time, up to where the local cache is read, and where in it the
+        chunk's own place is. Attention does not care in which order the cache holds what is near."""
+        size, near, attended = self.chunk_frames, self.near_chunks, self.remembered(index)
+        if not near:
+            return (attended - 1) * size, attended * size, (attended - 1) * size
+        own = index if index < near else 1 + (index - 1) % (near - 1)
+        return index * size, attended * size, own * size
+
     @property
     def latest(self) -> int:
         """How many of the chunks right before it a chunk attends to that does not attend to all."""

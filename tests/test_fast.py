@@ -81,7 +81,13 @@ def test_near_memory_is_the_first_chunk_the_latest_and_itself(model):
     assert last_after(0) > 1e-3 and last_after(3) > 1e-3
     # what is far is seen through what is near, which saw it: so only its own keys and values are compared
     engine = Engine(near)
-    assert [engine._places(index) for index in range(5)] == [(0, 3, 0), (3, 6, 3), (6, 9, 6), (9, 9, 3), (12, 9, 6)]
+    assert [engine.model.schedule.places(index) for index in range(5)] == [
+        (0, 3, 0),
+        (3, 6, 3),
+        (6, 9, 6),
+        (9, 9, 3),
+        (12, 9, 6),
+    ]
 
 
 def test_attention_by_products_is_attention():

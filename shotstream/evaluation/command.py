@@ -293,43 +293,9 @@ def _real(args: argparse.Namespace) -> int:
         if path and not path.is_dir():
             raise UserError(f"There is no folder {path}.")
     model = load_model(args)
-    from shotstream.engine import Engine
-    from shotstream.evaluation.cuts import best_detector
-    from shotstream.evaluation.estimate import over_stories
-    from shotstream.evaluation.features import DEFINITIONS, RealMeasures
-    from shotstream.evaluation.speed import measure as measure_speed
-    from shotstream.evaluation.toyworld import film_of_captions
-    from shotstream.evaluation.variants import BENCH_SHOTS
+    from shotstream.evaluation import real
 
-    detector = best_detector(model.device)
-    measures, engine = RealMeasures(args.dino, args.clip, detector, model.device), Engine(model)
     seed = (SETS[args.set] if args.seed is None else args.seed) % MAX_SEED
-    films = []
-    stories = stories[: args.stories]
-    for number in _progress(model.name)(range(len(stories))):
-        story = stories[number]
-        film = film_of_captions(engine, story.captions, seed + 100 * number)
-        films.append(measures.of_film([shot.caption for shot in story.shots], film))
-    figures = {
-        name: over_stories(film.get(name) for film in films) for name in dict.fromkeys(n for f in films for n in f)
-    }
-    speed = measure_speed(model, BENCH_SHOTS)
-    found = {
-        "model": model.name,
-        "stories": len(stories),
-        "seed": seed,
-        "fps": speed.fps,
-        "first_picture": speed.first_pixels_seconds,
-        "detector": detector and detector.name,
-        "metrics": {name: estimate and asdict(estimate) for name, estimate in figures.items()},
-        "not_measured": measures.not_measured,
-        "definitions": DEFINITIONS,
-    }
-    lines = [f"{model.name}: films of {len(stories)} story files, standard errors over films"]
-    lines += [f"{name:<24}{estimate or 'needs films of two shots or more'}" for name, estimate in figures.items()]
-    lines += [f"{name:<24}not measured: {why}" for name, why in measures.not_measured.items()]
-    found_here = {name: told for name, told in DEFINITIONS.items() if any(key.startswith(name) for key in figures)}
-    lines += [f"{name}: {told}" for name, told in found_here.items()]
-    lines.append(f"{speed.fps:.1f} FPS, first picture after {speed.first_pixels_seconds:.2f} s")
-    _tell(args.json, found, "\n".join(lines))
+    found = real.measure(model, stories[: args.stories], seed, args.dino, args.clip, _progress(model.name))
+    _tell(args.json, found.as_dict(), found.text())
     return 0
