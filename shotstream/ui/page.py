@@ -157,13 +157,20 @@ class Page:
             again = gr.Button("Open another stream", visible="hidden", elem_id="again")  # playing.js presses it
 
             blocks.load(self.on_model, None, [header, help_], **ALL_THE_TIME)
-            gr.on(
-                [blocks.load, again.click],
-                self.on_open,
-                None,
-                [player, curtain, status, notes, strip, download, memory, futures, keep, shapes, choices],
-                **ALL_THE_TIME,
-            )
+            self.player = player
+            self.parts = {
+                "curtain": curtain,
+                "status": status,
+                "notes": notes,
+                "strip": strip,
+                "download": download,
+                "memory": memory,
+                "futures": futures,
+                "keep": keep,
+                "shapes": shapes,
+                "choices": choices,
+            }
+            gr.on([blocks.load, again.click], self.on_open, None, [player, *self.parts.values()], **ALL_THE_TIME)
             blocks.unload(self.on_close)
             taken = gr.on(
                 [next_shot.submit, shoot.click],
@@ -205,31 +212,31 @@ class Page:
         header = render.header(" · ".join(filter(None, (model.name, self.about, f"on {model.device}"))))
         yield header, prompt_help.markup(model.prompting)
 
-    async def on_open(self, request: gr.Request) -> AsyncIterator[tuple]:
+    async def on_open(self, request: gr.Request) -> AsyncIterator[dict[gr.Component, object]]:
         """Shows the tab's film for as long as the tab is open."""
         name = request.session_hash
         try:
             session = await asyncio.to_thread(self.sessions.open, name, visitor_of(request.request))
             session.seat.visit(context_of(request))
         except UserError as error:
-            yield (*[gr.skip()] * 3, render.notes(render.EMPTY, str(error)), *[gr.skip()] * 7)
+            yield {self.parts["notes"]: render.notes(render.EMPTY, str(error))}
             return
         home = render.home_for(
             request.headers.get("origin", ""), get_root_url(request.request, JOIN, self.blocks.root_path)
         )
-        drawn: tuple[str, ...] = ("",) * 10
+        drawn: dict[str, str] = {}
         over = False
         try:
             async for view, notice, segment in session.screen():
                 before, drawn = drawn, _drawn(view, notice, name, self.backend.model)
-                drawn = tuple(render.at_home(html, home) for html in drawn)
-                changed = (new if new != old else gr.skip() for old, new in zip(before, drawn, strict=True))
-                yield (segment or gr.skip(), *changed)
+                drawn = {part: render.at_home(html, home) for part, html in drawn.items()}
+                changed = {self.parts[part]: html for part, html in drawn.items() if html != before.get(part, "")}
+                yield {self.player: segment or gr.skip(), **changed}
                 if segment:
                     forget_segments(self.blocks, name, keep=LATE)
             over = not session.director.closed
             if over:
-                yield gr.skip(), gr.skip(), render.at_home(render.status(view, over=True), home), *[gr.skip()] * 8
+                yield {self.parts["status"]: render.at_home(render.status(view, over=True), home)}
         finally:
             if not over:
                 await asyncio.shield(asyncio.to_thread(self.sessions.close, name))
@@ -300,17 +307,17 @@ class Page:
         return True
 
 
-def _drawn(view: FilmView, notice: str, name: str, model: ModelFacts | None) -> tuple[str, ...]:
-    """All that the page shows of a film besides the film, as the outputs of `on_open` stand."""
-    return (
-        render.curtain(view) + render.subtitle(view),
-        render.status(view),
-        render.notes(view, notice),
-        render.strip(view, name),
-        render.download(name if render.has_pictures(view) else None),
-        drawers.memory(view, name),
-        drawers.futures(view, name),
-        drawers.keep(name if view.tree or view.waiting else None),
-        render.shapes(view, model.shapes, (model.width, model.height)) if model else "",
-        render.choices(view),
-    )
+def _drawn(view: FilmView, notice: str, name: str, model: ModelFacts | None) -> dict[str, str]:
+    """All that the page shows of a film besides the film, by part of the page."""
+    return {
+        "curtain": render.curtain(view) + render.subtitle(view),
+        "status": render.status(view),
+        "notes": render.notes(view, notice),
+        "strip": render.strip(view, name),
+        "download": render.download(name if render.has_pictures(view) else None),
+        "memory": drawers.memory(view, name),
+        "futures": drawers.futures(view, name),
+        "keep": drawers.keep(name if view.tree or view.waiting else None),
+        "shapes": render.shapes(view, model.shapes, (model.width, model.height)) if model else "",
+        "choices": render.choices(view),
+    }

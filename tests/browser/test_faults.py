@@ -104,6 +104,26 @@ def test_on_a_slow_network_nothing_stalls_after_the_start(open_tab):
     assert 0.15 < on_the_way < 2
 
 
+@pytest.mark.slow
+def test_on_a_slow_network_a_film_that_is_being_made_does_not_stall(open_tab):
+    """Slow because it is only fair on a machine that does nothing else."""
+    tab = open_tab()
+    tab.direct("A red ball waits.")  # the first shot warms everything up
+    made_and_seen(tab, 1)
+    throttle(tab, latency=150, megabits=5)
+    watch(tab)
+    tab.page.evaluate("document.querySelector('#first-picture b').textContent = ''")
+    for number in range(6):
+        tab.direct(f"It jumps {number}.")
+        tab.wait_until(f"{SHOT_COUNT} >= {number + 1}")
+    made_and_seen(tab, 7)
+    seen, first = playback(tab), tab.page.inner_text("#first-picture b >> nth=0")
+    print(seen, "first picture after", first)
+    assert seen.players == 1 and seen.seconds > 10
+    assert len(seen.stalls) <= 1 and max(seen.stalls, default=0) < 1.5  # while the first of it comes
+    assert float(first.split()[0]) < 2
+
+
 def captions(tab: Tab) -> list[str]:
     return tab.page.locator(".strip li > .caption:not(.steer)").all_inner_texts()
 

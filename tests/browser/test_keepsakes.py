@@ -104,6 +104,7 @@ def faulty_app(tmp_path: Path, app: App) -> Iterator[App]:
 
 def test_a_shot_that_failed_is_tried_again_with_one_click(faulty_app: App, browser, tmp_path: Path):
     tab = Tab(browser.new_page(viewport={"width": 1280, "height": 1400}))
+    tab.watch(faulty_app.url)
     tab.page.goto(faulty_app.url)
     tab.wait_until("document.querySelector('.strip[data-session]:not([data-session=\"\"])')")
     tab.direct("A red ball jumps.")
@@ -120,4 +121,5 @@ def test_a_shot_that_failed_is_tried_again_with_one_click(faulty_app: App, brows
     tab.wait_until(MADE.format(2))
     assert tab.page.locator(".strip .made .caption").all_text_contents() == ["A red ball jumps.", "It waits."]
     assert tab.page.inner_text(".strip li:nth-child(2) .number") != before  # the whole of it
+    assert tab.complaints == []
     tab.page.close()

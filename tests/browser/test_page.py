@@ -233,6 +233,20 @@ def test_bad_prompts_get_one_sentence_and_markup_stays_text(open_tab):
     assert tab.page.locator(".wrong").all_inner_texts() == []
 
 
+CONTRAST = """(selector) => {
+  const light = (c) => c.map((v) => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
+  const element = document.querySelector(selector);
+  let behind = element, colour = [0, 0, 0, 0];
+  while (behind && (colour = rgb(getComputedStyle(behind).backgroundColor)).length === 4 && colour[3] < 1)
+    behind = behind.parentElement;
+  const pair = [rgb(getComputedStyle(element).color), colour].map((c) => light(c.slice(0, 3)));
+  const [a, b] = pair.sort((x, y) => y - x);
+  return (a + 0.05) / (b + 0.05);
+}"""
+
+
 @pytest.mark.parametrize("width", [380, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_fits_and_reads_well(open_tab, width: int, scheme: str):
@@ -240,20 +254,25 @@ def test_the_page_fits_and_reads_well(open_tab, width: int, scheme: str):
     tab.direct("A red ball with " + "a-very-long-name" * 12)
     made(tab, 1)
     assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
-    contrast = """(selector) => {
-      const light = (c) => c.map((v) => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-        .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-      const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
-      const element = document.querySelector(selector);
-      let behind = element, colour = [0, 0, 0, 0];
-      while (behind && (colour = rgb(getComputedStyle(behind).backgroundColor)).length === 4 && colour[3] < 1)
-        behind = behind.parentElement;
-      const pair = [rgb(getComputedStyle(element).color), colour].map((c) => light(c.slice(0, 3)));
-      const [a, b] = pair.sort((x, y) => y - x);
-      return (a + 0.05) / (b + 0.05);
-    }"""
     for selector in ("#model", ".slate .state", ".strip .caption", "#story textarea", "#shoot", "#stop", "a.download"):
-        assert tab.page.evaluate(contrast, selector) >= 4.5, selector
+        assert tab.page.evaluate(CONTRAST, selector) >= 4.5, selector
+
+
+@pytest.mark.parametrize(
+    "query, selectors",
+    [("?presenter", (".subtitle span", "#next-shot textarea")), ("?embed", (".slate .state", "#next-shot textarea"))],
+)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_what_stage_and_frame_say_reads_well(open_tab, query: str, selectors: tuple[str, ...], scheme: str):
+    tab = open_tab(width=640, height=520, query=query, color_scheme=scheme)
+    assert tab.page.evaluate(CONTRAST, ".curtain p") >= 4.5
+    assert tab.page.evaluate(CONTRAST, f".curtain .in-{query[1:]}") >= 4.5
+    tab.direct("A red ball jumps.")
+    tab.wait_until("document.querySelectorAll('.strip .made').length === 1")
+    for selector in selectors:
+        assert tab.page.evaluate(CONTRAST, selector) >= 4.5, selector
+    size = tab.page.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]")
+    assert size == [640, 520]
 
 
 @pytest.mark.slow
@@ -279,6 +298,7 @@ def test_first_picture_within_a_second_and_no_stall_in_six_shots(open_tab):
     first_picture = "document.querySelector('#first-picture b').textContent"
     tab.wait_until(f"{first_picture} !== ''")
     seconds = float(tab.page.evaluate(first_picture).split()[0])
+    making = float(tab.page.get_attribute(".slate", "data-first"))  # and encoding it
     tab.page.evaluate("window.watch()")
     for caption in ("It dances.", "Wide shot: it walks to the left.", "Night falls.", "Close-up.", "It looks around."):
         tab.direct(caption)
@@ -286,6 +306,7 @@ def test_first_picture_within_a_second_and_no_stall_in_six_shots(open_tab):
     tab.wait_until(WATCHED)
     gaps = tab.page.evaluate("window.gaps")
     worst = max(gap for _, gap in gaps)
-    print(f"first picture after {seconds:.2f} s, longest time between two frames {worst:.0f} ms of {len(gaps)}")
-    assert seconds <= 1.0
+    longest = f"longest of {len(gaps)} frames {worst:.0f} ms"
+    print(f"first picture after {seconds:.2f} s, {making:.2f} s of them to make it; {longest}")
+    assert seconds <= 1.0 and seconds - making <= 0.5
     assert worst <= 250
