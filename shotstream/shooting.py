@@ -14,70 +14,21 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from dataclasses import replace
 
 import numpy as np
 
-from shotstream.backends.backend import Camera
+from shotstream.backends.backend import Camera, Foreseeing
 from shotstream.errors import UserError
 from shotstream.events import Chunk, Event, Progress, ShotDone, ShotRequest
 from shotstream.media import dissolve, still
 from shotstream.memory import Memory
+from shotstream.progress import Doing, Timing
 from shotstream.reel import Reel
 from shotstream.story import compose_caption
 from shotstream.takes import Prompt, Take
 
 log = logging.getLogger(__name__)
-
-
-@runtime_checkable
-class Foreseeing(Protocol):
-    """A backend that can use the time in which a prompt waits."""
-
-    def foresee(self, caption: str) -> None:
-        """A shot with this composed caption will probably be asked for. Returns at once and raises nothing."""
-        ...
-
-
-@dataclass
-class Timing:
-    """How fast the latest shot came: frames, and seconds from the end of waiting to the first and to the latest encoded
-    chunk, and by part of the work."""
-
-    started: float = field(default_factory=time.monotonic)
-    frames: int = 0
-    first_chunk: float | None = None
-    elapsed: float = 0.0
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def fps(self) -> float | None:
-        return self.frames / self.elapsed if self.elapsed else None
-
-    def waited(self) -> None:
-        """Begins to count only now, or goes on counting: what was waited for is nobody's work."""
-        self.started = time.monotonic() - self.elapsed
-
-    def chunk_encoded(self, frames: int, encoding: float) -> None:
-        self.elapsed = max(time.monotonic() - self.started, 1e-6)
-        self.first_chunk = self.first_chunk or self.elapsed
-        self.frames += frames
-        self.add("encode", encoding)
-
-    def add(self, part: str, seconds: float) -> None:
-        self.seconds[part] = self.seconds.get(part, 0.0) + seconds
-
-
-@dataclass(frozen=True)
-class Doing:
-    """What the running work is at, as a `FilmView` tells it."""
-
-    stage: str = ""
-    chunk: int = 0
-    num_chunks: int = 0
-    place: int = 0
-    wait: int | None = None
 
 
 class Shooting:

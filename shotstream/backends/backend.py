@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:  # a page is up before torch is there
     import numpy as np
@@ -46,6 +46,15 @@ class Camera(Protocol):
 
     def cast(self, picture: np.ndarray, caption: str) -> ShotMemory:
         """A picture [H, W, 3] uint8 as what the camera already saw, see `Engine.cast`. Raises `UserError`."""
+        ...
+
+
+@runtime_checkable
+class Foreseeing(Protocol):
+    """A camera that can use the time in which a prompt waits."""
+
+    def foresee(self, caption: str) -> None:
+        """A shot with this composed caption will probably be asked for. Returns at once and raises nothing."""
         ...
 
 

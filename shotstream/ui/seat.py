@@ -89,7 +89,7 @@ class Seat:
         return self._camera.model
 
     def foresee(self, caption: str) -> None:
-        """See `shooting.Foreseeing`."""
+        """See `backend.Foreseeing`."""
         if foresee := getattr(self._camera, "foresee", None):
             foresee(caption)
 
