@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import urllib.request
-from argparse import Namespace
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -23,6 +23,7 @@ import torch
 
 pytest.importorskip("ray.serve", reason="Ray Serve is not installed: pip install -e '.[ray]'")
 
+from shotstream.arguments import add_model_arguments
 from shotstream.backends.ray_serve import RayServeBackend  # noqa: E402 - what is imported needs no Ray, the tests do
 from shotstream.director import Director  # noqa: E402
 from shotstream.engine import Engine  # noqa: E402
@@ -33,7 +34,9 @@ from shotstream.models.weights import SHIPPED, load_model  # noqa: E402
 from shotstream.ui import render  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-OPTIONS = Namespace(model=str(SHIPPED), device="cpu", dtype=None, attention="native")
+PARSER = ArgumentParser()
+add_model_arguments(PARSER)
+OPTIONS = PARSER.parse_args(["--model", str(SHIPPED), "--device", "cpu", "--attention", "native"])
 CAPTION = "A red ball called Pip. It jumps up and down at the beach."
 PATIENCE = 300  # seconds, on a machine that does other work besides
 ROOT = Path(__file__).parents[1]
