@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
+from waiting import wait_until
 
 from shotstream.backends.in_process import InProcessBackend
 from shotstream.models.weights import SHIPPED, load_model
@@ -163,13 +164,6 @@ def test_nobody_has_all_films_made_at_a_time(server: Server, tmp_path: Path):
     assert Path(other.predict(STORY, chunks=1, api_name="/film")).exists()
     assert all(Path(film.result(timeout=240)).exists() for film in films)
     assert Path(one.predict(STORY, chunks=1, api_name="/film")).exists()
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < give_up
-        time.sleep(0.01)
 
 
 def test_a_client_is_told_what_was_left_out(client: Client):

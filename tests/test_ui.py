@@ -8,7 +8,6 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
+from waiting import wait_until
 
 from shotstream.backends.in_process import InProcessBackend
 from shotstream.errors import UserError
@@ -237,13 +237,6 @@ def test_a_bug_does_not_end_the_camera(backend: InProcessBackend, caplog: pytest
     session.director.queue_shot("", "A cat waits.", 1)
     wait_until(lambda: session.director.memory.shots)
     session.close()
-
-
-def wait_until(holds: Callable[[], object]) -> None:
-    give_up = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < give_up
-        time.sleep(0.01)
 
 
 def test_sessions_are_separate_and_end_for_good(backend: InProcessBackend):
