@@ -124,7 +124,11 @@ class Engine:
                         attention = tuple(shares.tolist())
                     case _:
                         yield item
-        with pixels.after(None), watch("context_encode"):  # nobody waits for it: the last pixels are out
+        for index in pixels.unseen():  # nobody waits for it: the last pixels are out
+            with pixels.after(None), watch("context_encode"):
+                pixels.see(index)
+            yield Progress("remember", index, 0)
+        with pixels.after(None), watch("context_encode"):
             memory = pixels.remember()
         yield ShotDone(Memory((*plan.request.memory.shots, memory)), memory, watch.seconds(), attention)
 

@@ -44,7 +44,7 @@ class Progress:
     GPU time is limited, the last of these tells how many seconds of the visitor's were `asked` for.
     """
 
-    stage: str  # "load" | "turn" | "text" | "context" | "denoise"
+    stage: str  # "load" | "turn" | "text" | "context" | "denoise" | "remember"
     chunk: int
     step: int
     place: int = 0

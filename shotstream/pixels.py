@@ -117,17 +117,27 @@ class ShotPixels:
         for place, frame in zip(places, frames[places].cpu(), strict=True):
             self._kept[start + place] = frame
 
+    def unseen(self) -> range:
+        """The chunks that the VAE has yet to `see` before the shot can be remembered: what was shown was a preview."""
+        known = self._kept.keys() >= set(self._offsets())
+        return range(0) if known else range(self._seen.chunks, len(self._clean))
+
+    def see(self, index: int) -> None:
+        """Lets the VAE decode chunk `index`, which follows those that it saw."""
+        self._keep(self._seen.step(self._clean[index].to(self.model.device)))
+
     def remember(self) -> ShotMemory:
+        """What later shots may look back at, once nothing is `unseen`."""
         model, request = self.model, self.plan.request
-        num_frames = model.shot_frames(self.plan.num_chunks)
-        offsets = stored_offsets(request.memory.num_frames, num_frames)
-        if not self._kept.keys() >= set(offsets):  # what was shown was a preview
-            for clean in self._clean[self._seen.chunks :]:
-                self._keep(self._seen.step(clean.to(model.device)))
+        num_frames, offsets = model.shot_frames(self.plan.num_chunks), self._offsets()
         frames = torch.stack([self._kept[offset] for offset in offsets]).to(model.device)
         latents = model.vae.encode_frames(frames).to(model.dtype).cpu()
         thumbnails = np.stack([thumbnail(frame) for frame in frames])
         return ShotMemory(request.caption, request.seed, num_frames, offsets, latents, thumbnails)
+
+    def _offsets(self) -> tuple[int, ...]:
+        """Places in the shot of the frames to be remembered."""
+        return stored_offsets(self.plan.request.memory.num_frames, self.model.shot_frames(self.plan.num_chunks))
 
 
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:

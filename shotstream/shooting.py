@@ -183,7 +183,8 @@ class Shooting:
                         timing.waited()
                         self._report(ticket, Doing(event.stage, 0, take.wanted or 0, event.place, event.wait))
                     case Progress():
-                        self._report(ticket, Doing(event.stage, take.num_chunks + 1, take.wanted or 0))
+                        chunk = take.num_chunks + (event.stage != "remember")
+                        self._report(ticket, Doing(event.stage, chunk, take.wanted or 0))
                     case Chunk():
                         self._file(take, ticket, event, timing)
                     case ShotDone():

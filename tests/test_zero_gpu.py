@@ -136,6 +136,7 @@ def course(chunks: int, before: int = 0, seconds: float = 0.0, again: float = 0.
         course.note(Progress("denoise", before + index, 0), now + seconds / 2)
         now += seconds
         course.note(Chunk(before + index, before + chunks, np.zeros(1), torch.zeros(1)), now)
+    course.note(Progress("remember", before, 0), now + 5)  # what was shown was a preview
     return course
 
 

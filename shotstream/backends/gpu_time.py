@@ -47,6 +47,8 @@ class Course:
         match event:
             case Progress(stage="denoise"):
                 self.making = True
+            case Progress(stage="remember"):
+                pass  # after the last chunk
             case Progress():
                 self._ready = now
                 if event.stage == "context":
