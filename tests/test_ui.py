@@ -30,8 +30,9 @@ from shotstream.models.weights import load_model
 from shotstream.sampler import Schedule
 from shotstream.takes import Prompt
 from shotstream.ui import drawers, launch, render
+from shotstream.ui.layout import STORIES
 from shotstream.ui.limits import Limits
-from shotstream.ui.page import STORIES, Page
+from shotstream.ui.page import Page
 from shotstream.ui.player import LivePlayer, Transport
 from shotstream.ui.session import LEAD, MOST_LEAD, Session, Sessions
 from shotstream.views import ChoiceView, FilmView, FrameView, NodeView, QueuedView, TakeView

@@ -1,14 +1,13 @@
-"""The page: its layout, and what happens when somebody does something.
+"""The page: what happens when somebody does something to one of its components.
 
-Reads in the order it looks. Knows no model and no video format; the film is the session's director's, its look is
-`render`'s.
+Knows no model and no video format; the film is the session's director's, where things are is `layout`'s, their look
+is `render`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -17,28 +16,17 @@ from gradio.route_utils import API_PREFIX, get_root_url
 from shotstream.backends.backend import Backend, ModelFacts
 from shotstream.errors import UserError
 from shotstream.models.fetching import FetchProgress
-from shotstream.prompting import Prompting
 from shotstream.story import Story, read_story
 from shotstream.ui import drawers, prompt_help, render
 from shotstream.ui.api import add_film_endpoint
+from shotstream.ui.layout import STORIES, lay_out
 from shotstream.ui.limits import Limits, visitor_of
-from shotstream.ui.player import LATE, LivePlayer, forget_segments
+from shotstream.ui.player import LATE, forget_segments
 from shotstream.ui.prompt_help import PromptHelp
 from shotstream.ui.routes import Routes, context_of
 from shotstream.ui.session import Session, Sessions
 from shotstream.views import FilmView
 
-ASSETS = Path(__file__).parents[2] / "assets"
-STORIES = ASSETS / "stories"
-CALLS = (
-    "Close-up",
-    "Wide shot",
-    "Make it look surprised",
-    "It jumps",
-    "Night falls",
-    "Transition to a wide shot of the city",
-)
-LENGTHS = [("Usual length", 0), *((f"{n} chunk{'s' * (n > 1)}", n) for n in (1, 2, 3, 5, 7, 14, 28))]
 FETCHING_TOLD = 0.5  # seconds between two looks at a download
 AT_ONCE: dict[str, Any] = {
     "queue": False,  # answered without a place in Gradio's queue
@@ -58,12 +46,6 @@ ALL_THE_TIME: dict[str, Any] = {
 }
 
 
-def story_button(name: str) -> gr.Button:
-    """A button with the hero's picture, if the story has one."""
-    picture = STORIES / f"{name}.png"
-    return gr.Button(render.title(name), icon=picture if picture.exists() else None, size="sm", elem_classes="story")
-
-
 class Page:
     """The page as Gradio's `blocks`, and the `routes` beside it. `about` says in a few words what the model is,
     `fetching` how far its download has come."""
@@ -77,120 +59,36 @@ class Page:
         self.sessions = Sessions(backend, limits)
         self.examples = {path.stem: read_story(path) for path in sorted(STORIES.glob("*.json"))}
         self.help = PromptHelp(backend, self.sessions)
-        self.blocks = self._layout(self.examples)
+        with gr.Blocks(title="ShotStream", analytics_enabled=False, fill_width=True) as self.blocks:
+            self.layout = lay_out(self.examples)
+            self._listen()
+            add_film_endpoint(backend, limited=bool(self.sessions.limits.per_visitor))
         routes = Routes(backend, self.sessions, self.examples, self._forget_segments)
         self.routes = [*routes.all, *self.help.routes]
 
-    def _layout(self, stories: dict[str, Story]) -> gr.Blocks:
-        with gr.Blocks(title="ShotStream", analytics_enabled=False, fill_width=True) as blocks:
-            header = gr.HTML(render.header("Loading the model"))
-            with gr.Row(elem_id="theatre"):
-                with gr.Column(elem_id="house", scale=2, min_width=320):
-                    with gr.Column(elem_id="screen"):
-                        player = LivePlayer(
-                            streaming=True,
-                            autoplay=True,
-                            interactive=False,
-                            show_label=False,
-                            buttons=[],
-                            elem_id="film",
-                        )
-                        curtain = gr.HTML(render.EMPTY_STAGE)
-                    with gr.Row(elem_id="slate"):
-                        status = gr.HTML(render.EMPTY_SLATE, elem_id="status")
-                        gr.HTML(render.FIRST_PICTURE, elem_id="first-picture")
-                        gr.HTML(render.METER, elem_id="meter")
-                    notes = gr.HTML(elem_id="notes")
-                    strip = gr.HTML(render.EMPTY_STRIP, elem_id="reel")
-                with gr.Column(elem_id="desk", scale=1, min_width=320):
-                    with gr.Row(elem_id="stories"):
-                        buttons = [story_button(name) for name in stories]
-                    story = gr.Textbox(
-                        label="Story",
-                        info="Who, where, in which style. Changes apply to the shots to come.",
-                        lines=3,
-                        max_lines=6,
-                        elem_id="story",
-                    )
-                    next_shot = gr.Textbox(
-                        label="Next shot",
-                        placeholder="What happens? Enter shoots it.",
-                        lines=1,
-                        max_lines=4,
-                        elem_id="next-shot",
-                    )
-                    refused = gr.Textbox(visible=False)
-                    help_ = gr.HTML(prompt_help.markup(Prompting()), elem_id="prompt-help")
-                    with gr.Row(elem_id="commands"):
-                        shoot = gr.Button("Action!", variant="primary", elem_id="shoot")
-                        gr.Button("Steer", elem_id="steer")
-                        gr.Button("Cut now", elem_id="cut")
-                    with gr.Row(elem_id="options"):
-                        length = gr.Dropdown(
-                            LENGTHS,
-                            value=0,
-                            label="Length of the next shots",  # read aloud, not shown
-                            show_label=False,
-                            container=False,
-                            elem_id="length",
-                        )
-                        dissolve = gr.Checkbox(label="Dissolve", container=False, elem_id="dissolve")
-                        rolling = gr.Checkbox(label="Keep rolling", container=False, elem_id="rolling")
-                    shapes = gr.HTML(elem_id="shapes")
-                    choices = gr.HTML(elem_id="choices")
-                    with gr.Row(elem_id="calls"):
-                        calls = [gr.Button(call, size="sm", elem_classes="call") for call in CALLS]
-                    with gr.Row(elem_id="controls"):
-                        stop = gr.Button("Stop", size="sm", elem_id="stop")
-                        new_film = gr.Button("New film", size="sm", elem_id="new-film")
-                        download = gr.HTML(render.download(None))
-            with gr.Row(elem_id="drawers"):
-                with gr.Accordion("Memory: what the next shot looks back at", open=False, elem_id="memory"):
-                    memory = gr.HTML(drawers.EMPTY_MEMORY)
-                with gr.Accordion("Takes and futures", open=False, elem_id="futures"):
-                    futures = gr.HTML(drawers.EMPTY_FUTURES)
-                with gr.Accordion("Cast a picture", open=False, elem_id="cast"):
-                    gr.HTML(drawers.CAST)
-                with gr.Accordion("Keep it, or open what you kept", open=False, elem_id="keep"):
-                    keep = gr.HTML(drawers.keep(None))
-            gr.HTML(render.COLOPHON)
-            again = gr.Button("Open another stream", visible="hidden", elem_id="again")  # playing.js presses it
-
-            blocks.load(self.on_model, None, [header, help_], **ALL_THE_TIME)
-            self.player = player
-            self.parts = {
-                "curtain": curtain,
-                "status": status,
-                "notes": notes,
-                "strip": strip,
-                "download": download,
-                "memory": memory,
-                "futures": futures,
-                "keep": keep,
-                "shapes": shapes,
-                "choices": choices,
-            }
-            gr.on([blocks.load, again.click], self.on_open, None, [player, *self.parts.values()], **ALL_THE_TIME)
-            blocks.unload(self.on_close)
-            taken = gr.on(
-                [next_shot.submit, shoot.click],
-                self.on_shot,
-                [story, next_shot, length, dissolve],
-                refused,
-                js=SEND_PROMPT,
-                **AT_ONCE,
-            )
-            taken.success(None, refused, None, js=GIVE_BACK, **AT_ONCE)
-            taken.failure(None, None, None, js=FAILED, **AT_ONCE)
-            for button in calls:
-                button.click(self.on_call, [story, button, length, dissolve], None, **AT_ONCE)
-            for button, example in zip(buttons, stories.values(), strict=True):
-                button.click(self.play(example), None, story, **AT_ONCE)
-            stop.click(self.on_stop, None, None, **AT_ONCE)
-            new_film.click(self.on_new_film, None, None, **AT_ONCE)
-            rolling.input(self.on_rolling, rolling, None, **AT_ONCE)
-            add_film_endpoint(self.backend, limited=bool(self.sessions.limits.per_visitor))
-        return blocks
+    def _listen(self) -> None:
+        """Tells the components what to do."""
+        blocks, on = self.blocks, self.layout
+        blocks.load(self.on_model, None, [on.header, on.help], **ALL_THE_TIME)
+        gr.on([blocks.load, on.again.click], self.on_open, None, [on.player, *on.parts.values()], **ALL_THE_TIME)
+        blocks.unload(self.on_close)
+        taken = gr.on(
+            [on.next_shot.submit, on.shoot.click],
+            self.on_shot,
+            [on.story, on.next_shot, on.length, on.dissolve],
+            on.refused,
+            js=SEND_PROMPT,
+            **AT_ONCE,
+        )
+        taken.success(None, on.refused, None, js=GIVE_BACK, **AT_ONCE)
+        taken.failure(None, None, None, js=FAILED, **AT_ONCE)
+        for button in on.calls:
+            button.click(self.on_call, [on.story, button, on.length, on.dissolve], None, **AT_ONCE)
+        for button, example in zip(on.stories, self.examples.values(), strict=True):
+            button.click(self.play(example), None, on.story, **AT_ONCE)
+        on.stop.click(self.on_stop, None, None, **AT_ONCE)
+        on.new_film.click(self.on_new_film, None, None, **AT_ONCE)
+        on.rolling.input(self.on_rolling, on.rolling, None, **AT_ONCE)
 
     # What people do
 
@@ -214,12 +112,12 @@ class Page:
 
     async def on_open(self, request: gr.Request) -> AsyncIterator[dict[gr.Component, object]]:
         """Shows the tab's film for as long as the tab is open."""
-        name = request.session_hash
+        name, parts = request.session_hash, self.layout.parts
         try:
             session = await asyncio.to_thread(self.sessions.open, name, visitor_of(request.request))
             session.seat.visit(context_of(request))
         except UserError as error:
-            yield {self.parts["notes"]: render.notes(render.EMPTY, str(error))}
+            yield {parts["notes"]: render.notes(render.EMPTY, str(error))}
             return
         home = render.home_for(
             request.headers.get("origin", ""), get_root_url(request.request, JOIN, self.blocks.root_path)
@@ -230,13 +128,13 @@ class Page:
             async for view, notice, segment in session.screen():
                 before, drawn = drawn, _drawn(view, notice, name, self.backend.model)
                 drawn = {part: render.at_home(html, home) for part, html in drawn.items()}
-                changed = {self.parts[part]: html for part, html in drawn.items() if html != before.get(part, "")}
-                yield {self.player: segment or gr.skip(), **changed}
+                changed = {parts[part]: html for part, html in drawn.items() if html != before.get(part, "")}
+                yield {self.layout.player: segment or gr.skip(), **changed}
                 if segment:
                     forget_segments(self.blocks, name, keep=LATE)
             over = not session.director.closed
             if over:
-                yield {self.parts["status"]: render.at_home(render.status(view, over=True), home)}
+                yield {parts["status"]: render.at_home(render.status(view, over=True), home)}
         finally:
             if not over:
                 await asyncio.shield(asyncio.to_thread(self.sessions.close, name))
