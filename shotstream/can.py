@@ -97,6 +97,15 @@ class Can(Shooting):
         take.steers = [steer for steer in take.steers if steer.chunk < chunks]
         take.wanted, take.memory, take.attention = chunks, None, None
 
+    def _forget(self) -> None:
+        """Ends all that is being made; no film has anything any more."""
+        self._interrupt()
+        for take in self._takes.values():
+            self._reel.drop(take.footage)
+        self._takes.clear()
+        self._again.clear()
+        self._head = self.message = self.timing = None
+
     def _remove(self, take: Take) -> None:
         """A take that never was; the film ends before it."""
         self._reel.drop(take.footage)

@@ -1,9 +1,9 @@
 """A session's films, as somebody directs them: cut, steer, retake, rewind, choose, decide, begin anew.
 
 Owns what each of these means for the film. What waits and is made next is in `queueing`, what is in the can in `can`,
-what the next shot looks back at in `remembering`, what is seen in `screening`, what is taken along in `exporting`.
-Knows no page, no clock and no weights. One thread makes shots (`shoot_next`); any other may direct at any time. Every
-step back is an older memory sent again.
+what the next shot looks back at in `remembering`, what is seen in `screening`, what is taken along and gone on with in
+`exporting`. Knows no page, no clock and no weights. One thread makes shots (`shoot_next`); any other may direct at any
+time. Every step back is an older memory sent again.
 """
 
 from __future__ import annotations
@@ -13,19 +13,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 
 from shotstream.backends.backend import Camera
 from shotstream.crossroads import Crossroads
 from shotstream.errors import UserError
 from shotstream.exporting import Exporting
-from shotstream.keeping import resumed_prompt, resumed_takes
-from shotstream.memory import read_file
 from shotstream.note import Steer
 from shotstream.plan import LONGEST_SHOT
 from shotstream.queueing import MAX_WAITING, checked
 from shotstream.reel import Reel
-from shotstream.saving import check_model, read_session
 from shotstream.screening import Screening
 from shotstream.story import Story, clean_prompt
 from shotstream.takes import BEGINNING, Prompt, Take, newest_future, path_to
@@ -253,38 +249,8 @@ class Director(Screening, Exporting):
             self._queue_story(story)
 
     def _begin_anew(self) -> None:
-        self._drop_unshown()
         self._forget()
         self._seed = secrets.randbits(62)
-
-    def resume(self, path: Path) -> str:
-        """Goes on with what `save` wrote, without its footage, in the place of all that there is; the latest story's
-        caption.
-
-        Raises UserError for any other file, for one of another model, and before there is a model; then nothing is
-        changed.
-        """
-        model = self._backend.model
-        if model is None:
-            raise UserError("The model is still loading: open the session in a moment.")
-        kept = read_file(path)
-        session = read_session(kept)
-        check_model(session, kept, model)
-        with self._changing():
-            self._drop_unshown()
-            self._forget()
-            self._seed, self._num_keys, self._policy = session.seed, session.num_keys, session.policy
-            self._size = session.size
-            self._takes |= {take.key: take for take in resumed_takes(session, kept.shots)}
-            self._head = self._takes.get(session.head)
-            for shot, frame in session.pinned:
-                if self._can_pin(mark := (session.takes[shot].key, frame)):
-                    self._pinned.add(mark)
-            self._dropped |= {(session.takes[shot].key, frame) for shot, frame in session.dropped}
-            self._waiting += [resumed_prompt(shot, kept.pictures) for shot in session.waiting]
-            self._crossroads = session.crossroads
-            told = [*(take.prompt for take in self._film()), *self._waiting]
-        return told[-1].global_caption if told else ""
 
     @property
     def closed(self) -> bool:
@@ -293,23 +259,9 @@ class Director(Screening, Exporting):
     def close(self) -> None:
         """Ends the session for good: `shoot_next` returns, the footage is deleted. May be called twice."""
         with self._changing():
-            self._interrupt()
             self._closed = True
             self._forget()
             self._reel.close()
-
-    def _forget(self) -> None:
-        for take in self._takes.values():
-            self._reel.drop(take.footage)
-        self._waiting.clear()
-        self._takes.clear()
-        self._again.clear()
-        self._shown.clear()
-        self._crossroads = None
-        self._pinned.clear()
-        self._dropped.clear()
-        self._head = None
-        self._held, self.message, self.timing = False, None, None
 
 
 def _left_behind(prompts: Sequence[Prompt]) -> str | None:

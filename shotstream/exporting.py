@@ -1,6 +1,8 @@
-"""What is taken along of a session's films: the film, a take, captions, a storyboard, the story, the session itself.
+"""What is taken along of a session's films: the film, a take, captions, a storyboard, the story, the session itself;
+and how a session is gone on with.
 
-Owns what goes into which; the files' formats are those of `media`, `note` and `saving`. Changes nothing.
+Owns what goes into which; the files' formats are those of `media`, `note` and `saving`. Nothing but `resume` changes
+anything.
 """
 
 from __future__ import annotations
@@ -8,18 +10,29 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from shotstream.keeping import film_note, film_shots, last_closed, numbered, saved_prompts, saved_takes, story_of
+from shotstream.errors import UserError
+from shotstream.keeping import (
+    film_note,
+    film_shots,
+    last_closed,
+    numbered,
+    resumed_prompt,
+    resumed_takes,
+    saved_prompts,
+    saved_takes,
+    story_of,
+)
 from shotstream.media import FilmShot, storyboard, webvtt, write_film
-from shotstream.memory import MemoryFile, write_file
+from shotstream.memory import MemoryFile, read_file, write_file
 from shotstream.note import FilmNote
 from shotstream.queueing import Queueing
-from shotstream.saving import SavedSession, session_text
+from shotstream.saving import SavedSession, check_model, read_session, session_text
 from shotstream.story import Story
 from shotstream.takes import Take
 
 
 class Exporting(Queueing):
-    """Ways to keep a film."""
+    """Ways to keep a film, and to go on with one that was kept."""
 
     def export(self, path: Path) -> int:
         """Writes the film as an MP4 whose chapters are the shots, with the note that it can be made again from; the
@@ -76,6 +89,34 @@ class Exporting(Queueing):
             )
             shots = tuple(take.memory.shots[-1] for take in closed)
         write_file(path, MemoryFile(shots, session_text(session), pictures))
+
+    def resume(self, path: Path) -> str:
+        """Goes on with what `save` wrote, without its footage, in the place of all that there is; the latest story's
+        caption.
+
+        Raises UserError for any other file, for one of another model, and before there is a model; then nothing is
+        changed.
+        """
+        model = self._backend.model
+        if model is None:
+            raise UserError("The model is still loading: open the session in a moment.")
+        kept = read_file(path)
+        session = read_session(kept)
+        check_model(session, kept, model)
+        with self._changing():
+            self._forget()
+            self._seed, self._num_keys, self._policy = session.seed, session.num_keys, session.policy
+            self._size = session.size
+            self._takes |= {take.key: take for take in resumed_takes(session, kept.shots)}
+            self._head = self._takes.get(session.head)
+            for shot, frame in session.pinned:
+                if self._can_pin(mark := (session.takes[shot].key, frame)):
+                    self._pinned.add(mark)
+            self._dropped |= {(session.takes[shot].key, frame) for shot, frame in session.dropped}
+            self._waiting += [resumed_prompt(shot, kept.pictures) for shot in session.waiting]
+            self._crossroads = session.crossroads
+            told = [*(take.prompt for take in self._film()), *self._waiting]
+        return told[-1].global_caption if told else ""
 
 
 def _is_made(take: Take) -> bool:

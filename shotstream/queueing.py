@@ -115,6 +115,11 @@ class Queueing(Remembering):
             self._typed = words
         self._on_change()
 
+    def _forget(self) -> None:
+        super()._forget()
+        self._waiting.clear()
+        self._held, self._crossroads = False, None
+
     def _new_key(self) -> int:
         self._num_keys += 1
         return self._num_keys

@@ -97,6 +97,11 @@ class Remembering(Can):
             dropped = ()  # all that this film has was dropped in a longer one
         return look_back(shots, caption, self._policy, pinned, dropped)
 
+    def _forget(self) -> None:
+        super()._forget()
+        self._pinned.clear()
+        self._dropped.clear()
+
     def _remember(self, take: Take, memory: Memory) -> None:
         """A shot that has become longer or shorter is remembered by other frames: a pin holds the nearest."""
         take.memory, offsets = memory, memory.shots[-1].offsets

@@ -78,6 +78,10 @@ class Screening(Queueing):
         picks = self._picks(film[-1] if film else None, following.caption if following else self._typed)
         return frame_views(film, picks, self._pinned, self._dropped, self._backend.fps) if picks else ()
 
+    def _forget(self) -> None:
+        super()._forget()
+        self._shown.clear()
+
     def still(self, key: int) -> bytes | None:
         """A small picture (PNG) of the take with that key; None if there is none."""
         with self._condition:
