@@ -1,4 +1,4 @@
-"""A session's films, as somebody directs them: cut, steer, retake, rewind, choose, decide, begin anew.
+"""A session's films, as somebody directs them: cut, steer, retake, rewind, choose a take, decide, begin anew.
 
 Owns what each of these means for the film. What waits and is made next is in `queueing`, what is in the can in `can`,
 what the next shot looks back at in `remembering`, what is seen in `screening`, what is taken along and gone on with in
@@ -144,7 +144,7 @@ class Director(Screening, Exporting):
             self._go_to(take)
             self.message = _left_behind(left)
 
-    def choose(self, key: int) -> None:
+    def choose_take(self, key: int) -> None:
         """The film is the one that went on from this take last."""
         with self._changing():
             take, left = self._kept(key), self._waiting

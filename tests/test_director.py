@@ -709,7 +709,7 @@ def test_a_retake_has_new_noise_and_the_old_take_stays(director: Director, recor
     work(director)
     assert [take.caption for take in director.view().takes] == ["One.", "Zwei."]
     requests = len(recorder.requests)
-    director.choose(two)  # with all that came after it, and nothing is made again
+    director.choose_take(two)  # with all that came after it, and nothing is made again
     assert film(director) == [one, two, three] and len(director.memory.shots) == 3
     work(director)
     assert len(recorder.requests) == requests
@@ -732,7 +732,7 @@ def test_what_waits_behind_the_last_shot_waits_behind_its_retake_and_what_is_lef
     assert "not made: “Two.”." in director.view().message
     director.queue_shot(STORY, "Other.")
     assert director.view().message is None
-    director.choose(two)
+    director.choose_take(two)
     assert "“Other.”" in director.view().message
 
 
@@ -751,9 +751,9 @@ def test_rewind_goes_on_from_an_older_memory_and_both_futures_stay(director: Dir
         three: (two, 0, 3, False),
         other: (one, 1, 2, True),
     }
-    director.choose(two)
+    director.choose_take(two)
     assert film(director) == [one, two, three]
-    director.choose(other)
+    director.choose_take(other)
     assert film(director) == [one, other]
     director.rewind(0)
     assert film(director) == [] and director.memory.shots == ()
@@ -909,16 +909,16 @@ def test_a_shot_that_another_film_went_on_from_is_steered_as_a_take_of_its_own(d
     director.steer("It sleeps.")
     (steered,) = film(director)
     assert steered != one and director.view().takes[0].others == (one, steered)
-    director.choose(two)  # before anything of it was made
+    director.choose_take(two)  # before anything of it was made
     assert film(director) == [one, two] and {frame.key for frame in director.view().frames} == {one, two}
-    director.choose(steered)
+    director.choose_take(steered)
     director.steer("It sleeps.")
     work(director)
     assert film(director) == [steered]
     assert [shot.num_frames for shot in director.memory.shots] == [FIRST + 5 * LATER]
     assert [frame.key for frame in director.view().frames if frame.pinned] == [steered]
     shoot(director, "Three.")
-    director.choose(two)
+    director.choose_take(two)
     assert [shot.num_frames for shot in director.memory.shots] == [FIRST + 2 * LATER] * 2
     assert [take.seconds for take in director.view().takes] == [(FIRST + 2 * LATER) / recorder.fps] * 2
     assert director.view().message is None
@@ -973,7 +973,7 @@ def test_a_step_back_shows_the_last_picture_of_that_take_again(director: Directo
     director.rewind(one)
     (again,) = show_all(director)
     assert frame_times([again], recorder.fps) == list(range(frames, frames + LATER))
-    director.choose(two)
+    director.choose_take(two)
     show_all(director)
     director.replay(one)
     times = frame_times(show_all(director), recorder.fps)
@@ -992,7 +992,7 @@ def test_a_step_back_in_the_middle_of_a_shot_drops_what_nobody_saw(director: Dir
     work(director)
     assert film(director) == [one]
     (three,) = {node.key for node in director.view().tree} - {one}
-    director.choose(three)  # a part of it was seen, so it can be gone back to
+    director.choose_take(three)  # a part of it was seen, so it can be gone back to
     work(director)
     assert [shot.num_frames for shot in director.memory.shots] == [FIRST + 2 * LATER, FIRST + LATER]
 
@@ -1004,7 +1004,7 @@ def test_what_somebody_goes_back_to_counts_as_seen(director: Director):
     director.retake(one)
     work(director)
     assert len(director.view().tree) == 2 and film(director) != [one]
-    director.choose(one)
+    director.choose_take(one)
     assert director.memory.num_frames == FIRST + 2 * LATER
     at_chunk(director, 1, lambda: director.retake(film(director)[-1]))  # the running one, after its first chunk
     director.queue_shot(STORY, "Two.")
@@ -1258,7 +1258,7 @@ def test_all_takes_and_all_that_waits_are_saved(recorder: Recorder, tmp_path: Pa
                 assert all(a.latents.equal(b.latents) for a, b in zip(theirs, take.memory.shots, strict=True))
         assert np.array_equal(there.remembered_frame(film(there)[-1], 0), picture)
 
-        there.choose(three)
+        there.choose_take(three)
         assert [take.caption for take in there.view().takes] == ["One.", "Two.", "Three."]
         assert there.view().takes[2].steers == ("It sleeps.",)
         assert [(frame.key, frame.offset) for frame in there.view().frames if frame.pinned] == [(three, 0)]
@@ -1433,7 +1433,7 @@ def actions(director: Director, number: int, rng: random.Random) -> dict[str, Ca
         "stop": director.stop,
         "retake": lambda: director.retake(key, rng.choice((None, words))),
         "rewind": lambda: director.rewind(rng.choice((key, 0))),
-        "choose": lambda: director.choose(key),
+        "choose take": lambda: director.choose_take(key),
         "replay": lambda: director.replay(key),
         "policy": lambda: director.remember_by(rng.choice(("recent", "anchor", "retrieval"))),
         "pin": lambda: director.pin(*frame, rng.random() < 0.7),

@@ -106,8 +106,8 @@ def test_every_gesture_of_the_page_is_known():
 
     folder = Path(__file__).parents[1] / "shotstream" / "ui"
     markup = (folder / "render.py").read_text() + (folder / "drawers.py").read_text()
-    drawn = re.findall(r'button\([^,]+, "([a-z ]+)"', markup)
+    drawn = re.findall(r"""button\([^,]+, ["']([a-z ]+)["']""", markup)
     drawn += re.findall(r'data-do=\\?"([a-z ]+)', markup + (folder / "page.js").read_text())
     sent = re.findall(r'do: "([a-z ]+)"', (folder / "page.js").read_text())
-    assert {"pin", "drop", "policy", "attention", "choose"} <= set(drawn) and len(drawn) > 13 and len(sent) > 3
+    assert {"pin", "drop", "policy", "attention", "choose take"} <= set(drawn) and len(drawn) > 13 and len(sent) > 3
     assert set(drawn) | set(sent) <= set(GESTURES)

@@ -29,7 +29,7 @@ def futures(view: FilmView, session: str) -> str:
         state = "on" if node.on_film else "off"
         nodes.append(
             f'<li style="grid-column:{node.number};grid-row:{node.lane + 1};--drop:{drop}" class="{state}">'
-            f'<button type="button" data-do="choose" data-key="{node.key}" title="{caption}" '
+            f'<button type="button" data-do="choose take" data-key="{node.key}" title="{caption}" '
             f'aria-label="Shot {node.number}: {caption}" aria-pressed="{str(node.on_film).lower()}">'
             f"{picture(node, session)}</button></li>"
         )

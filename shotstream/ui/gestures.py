@@ -61,7 +61,7 @@ GESTURES: Mapping[str, Callable[[Director, Mapping[str, Any]], object]] = {
     "remove": lambda d, f: d.remove(_number(f, "key")),
     "retake": lambda d, f: d.retake(_number(f, "key"), _text(f, "caption") or None),
     "rewind": lambda d, f: d.rewind(_number(f, "key")),
-    "choose": lambda d, f: d.choose(_number(f, "key")),
+    "choose take": lambda d, f: d.choose_take(_number(f, "key")),
     "decide": lambda d, f: d.decide(_number(f, "choice")),
     "play": lambda d, f: d.replay(_number(f, "key")),
     "policy": lambda d, f: d.remember_by(_text(f, "policy")),

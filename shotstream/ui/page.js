@@ -77,7 +77,7 @@
     const keys = button.dataset.compare.split(" "), chosen = button.dataset.chosen;
     const takes = keys.map((key, i) => `<figure><video src="${home}take/${session()}/${key}"
       poster="${home}still/${session()}/${key}" autoplay loop muted playsinline aria-label="take ${i + 1}"></video>
-      <figcaption>take ${i + 1}</figcaption><button type="button" data-do="choose" data-key="${key}" data-close
+      <figcaption>take ${i + 1}</figcaption><button type="button" data-do="choose take" data-key="${key}" data-close
       ${key === chosen ? "disabled" : ""}>${key === chosen ? "In the film" : "Choose"}</button></figure>`);
     sheet(`<h2>Takes side by side</h2><div class="takes">${takes.join("")}</div><p><button type="button" data-close>Close</button></p>`);
   }

@@ -189,10 +189,10 @@ def _takes(take: TakeView) -> str:
     before, after = take.others[place - 1], take.others[(place + 1) % len(take.others)]
     others = " ".join(map(str, take.others))
     return (
-        f'<p class="takes">{button("◂", "choose", "The take before", key=before)}'
+        f'<p class="takes">{button("◂", "choose take", "The take before", key=before)}'
         f'<button type="button" class="act" data-compare="{others}" data-chosen="{take.key}">'
         f"take {place + 1}/{len(take.others)}</button>"
-        f"{button('▸', 'choose', 'The next take', key=after)}</p>"
+        f"{button('▸', 'choose take', 'The next take', key=after)}</p>"
     )
 
 

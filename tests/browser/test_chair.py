@@ -46,7 +46,7 @@ def test_a_shot_is_steered_cut_retaken_and_the_film_branches(open_tab):
     assert captions(tab)[1] == "Close-up: it looks surprised."
     page.click(".strip [data-compare]")
     tab.wait_until("[...document.querySelectorAll('.sheet video')].filter((v) => v.videoWidth).length === 2")
-    page.click(".sheet [data-do=choose]:not([disabled])")
+    page.click(".sheet [data-do='choose take']:not([disabled])")
     tab.wait_until("document.querySelector('.strip .takes')?.textContent.includes('take 1/2')")
     assert page.locator("dialog.sheet").count() == 0
     assert captions(tab)[1] == "Close-up: it looks happy."
