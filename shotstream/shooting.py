@@ -18,7 +18,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from shotstream.backends.backend import Camera, Foreseeing
+from shotstream.backends.backend import Camera
 from shotstream.errors import UserError
 from shotstream.events import Chunk, Event, Progress, ShotDone, ShotRequest
 from shotstream.media import dissolve, still
@@ -79,8 +79,8 @@ class Shooting:
         return self._ticket
 
     def _foresee(self, prompt: Prompt, number: int) -> None:
-        """Tells a backend that cares what shot `number` will be, as far as can be said while others come before it."""
-        if prompt.picture is None and isinstance(self._backend, Foreseeing):
+        """Tells the backend what shot `number` will be, as far as can be said while others come before it."""
+        if prompt.picture is None:
             for words in filter(None, (prompt.caption, prompt.then)):
                 self._backend.foresee(compose_caption(prompt.global_caption, number, words))
 

@@ -61,6 +61,7 @@ class Recorder:
     ) -> None:
         self.backend, self.fail_at, self.error = backend, fail_at, error
         self.requests: list[ShotRequest] = []
+        self.foreseen: list[str] = []
         self.early = False  # fails before anything was made
 
     @property
@@ -74,6 +75,10 @@ class Recorder:
     @property
     def model(self):
         return self.backend.model
+
+    def foresee(self, caption: str) -> None:
+        self.foreseen.append(caption)
+        self.backend.foresee(caption)
 
     def cast(self, picture: np.ndarray, caption: str) -> ShotMemory:
         return self.backend.cast(picture, caption)
@@ -1101,6 +1106,7 @@ def test_what_is_typed_is_foreseen(director: Director, recorder: Recorder):
     director.queue_shot(STORY, "Tom again.")
     work(director)
     assert list(recorder.requests[-1].picks) == expected
+    assert recorder.foreseen == [request.caption for request in recorder.requests]  # told to the camera when queued
     assert director.view().unsaid  # that prompt is gone
     director.retake(film(director)[2])
     assert {frame.number for frame in director.view().frames if frame.next} == {1, 2}

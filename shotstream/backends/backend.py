@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:  # a page is up before torch is there
     import numpy as np
@@ -37,6 +37,11 @@ class Camera(Protocol):
         """What the model is, once it is known."""
         ...
 
+    def foresee(self, caption: str) -> None:
+        """A shot with this composed caption will probably be asked for: the time in which it waits may be used. Returns
+        at once and raises nothing."""
+        ...
+
     def shoot(self, request: ShotRequest) -> Iterator[Event]:
         """Makes one shot: signs of life (`Progress`, at least one per denoising step, and several a second while it
         waits), each `Chunk` as soon as it has pixels, and last `ShotDone`. Arrays and tensors are on the CPU. Closing
@@ -46,15 +51,6 @@ class Camera(Protocol):
 
     def cast(self, picture: np.ndarray, caption: str) -> ShotMemory:
         """A picture [H, W, 3] uint8 as what the camera already saw, see `Engine.cast`. Raises `UserError`."""
-        ...
-
-
-@runtime_checkable
-class Foreseeing(Protocol):
-    """A camera that can use the time in which a prompt waits."""
-
-    def foresee(self, caption: str) -> None:
-        """A shot with this composed caption will probably be asked for. Returns at once and raises nothing."""
         ...
 
 

@@ -49,6 +49,9 @@ class Promise:
         """The name of the model, which must be loaded."""
         return self.ready.result().name
 
+    def foresee(self, caption: str) -> None:
+        """Nothing, where what will probably be asked for cannot be prepared."""
+
     def _closes(self, request: ShotRequest) -> bool:
         """Is there nothing to be made but the memory of what was? Whoever had one turn for a shot that was cut should
         not have to wait for a second before the next shot. The model must be loaded."""

@@ -89,9 +89,8 @@ class Seat:
         return self._camera.model
 
     def foresee(self, caption: str) -> None:
-        """See `backend.Foreseeing`."""
-        if foresee := getattr(self._camera, "foresee", None):
-            foresee(caption)
+        """As the camera's own."""
+        self._camera.foresee(caption)
 
     def shoot(self, request: ShotRequest) -> Iterator[Event]:
         """As the camera's own, for a viewer. Without one it waits, in no line."""
