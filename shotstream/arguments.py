@@ -47,7 +47,9 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds --model, --device, --dtype, --attention, --fast and --compile, read by `load_model`."""
+    """Adds --model, --device, --dtype, --attention, --fast and --compile, and what small cards need: all that
+    `load_model` reads. The quality is the student's, unless a command has an option for that."""
+    parser.set_defaults(quality="student")
     parser.add_argument(
         "--model",
         metavar="FOLDER|HUB_ID",
@@ -140,7 +142,7 @@ def load_model(args: argparse.Namespace, progress: FetchProgress | None = None) 
     """Loads the model that the options of `add_model_arguments` ask for; `UserError` as told by the loader. What has to
     be fetched is told to `progress`."""
     device = resolve_device(args.device)
-    if getattr(args, "low_vram", False) and (getattr(args, "compile", False) or getattr(args, "fast", 0)):
+    if args.low_vram and (args.compile or args.fast):
         raise UserError("--low-vram moves weights about while they are used: leave out --compile and --fast.")
     if device.type == "cpu":
         leave_a_core()
@@ -151,23 +153,23 @@ def load_model(args: argparse.Namespace, progress: FetchProgress | None = None) 
         device=device,
         dtype=resolve_dtype(args.dtype, device),
         attention=args.attention,
-        quality=getattr(args, "quality", "student"),
+        quality=args.quality,
         progress=progress,
-        low_vram=getattr(args, "low_vram", False),
-        int8_text=getattr(args, "int8_text", False),
-        preview=getattr(args, "preview", None),
+        low_vram=args.low_vram,
+        int8_text=args.int8_text,
+        preview=args.preview,
     )
     return quickened(model, args)
 
 
 def quickened(model: Model, args: argparse.Namespace) -> Model:
     """`model` with what `--fast` and `--compile` ask for; tells of it on standard error."""
-    if getattr(args, "fast", 0):
+    if args.fast:
         from shotstream.fast import quicken
 
         model, line = quicken(model, args.fast)
         print(f"Note: faster, with some loss: {line}.", file=sys.stderr)
-    if getattr(args, "compile", False):
+    if args.compile:
         from shotstream.models.attention import compile_blocks
 
         print(f"Note: {compile_blocks(model.transformer)}.", file=sys.stderr)

@@ -55,8 +55,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if sum(map(bool, (args.config, args.model, args.size))) > 1:
         raise UserError("Give one of --model, --config and --size, not both.")
-    if args.baseline and getattr(args, "quality", "student") != "student":
-        raise UserError("--baseline is for models that stream: leave out --quality.")
     if args.ladder and (args.fast or args.baseline):
         raise UserError("--ladder climbs every rung by itself: leave out --fast and --baseline.")
     started = time.perf_counter()

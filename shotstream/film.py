@@ -44,7 +44,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quality",
         choices=("student", "teacher"),
-        default="student",
         help="student: as it streams; teacher: the slow model that it learned from (default: student)",
     )
     add_model_arguments(parser)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-from argparse import Namespace
+from argparse import ArgumentParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from shotstream.arguments import add_model_arguments
 from shotstream.backends.line import Line
 from shotstream.backends.replica import Refusal, Replica
 from shotstream.engine import Engine
@@ -24,7 +25,10 @@ REQUEST = ShotRequest("A red ball jumps.", seed=3, num_chunks=2)
 
 @pytest.fixture(scope="module")
 def replica(random_model_folder: Path) -> Replica:
-    return Replica(Namespace(model=str(random_model_folder), device="cpu", dtype=None, attention="native"))
+    parser = ArgumentParser()
+    add_model_arguments(parser)
+    options = ["--model", str(random_model_folder), "--device", "cpu", "--attention", "native"]
+    return Replica(parser.parse_args(options))
 
 
 def test_places_ask_in_order_and_what_is_urgent_before_all_that_have_not_asked():
