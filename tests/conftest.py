@@ -68,7 +68,7 @@ def exhaust_memory() -> Iterator[Callable[[int], None]]:
     raises is real. In a new film, the seventh is the first of chunk 2."""
     import torch
 
-    from shotstream.models.transformer import Head
+    from shotstream.models.layers import Head
 
     hooks = []
 

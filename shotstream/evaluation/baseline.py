@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 
 from shotstream.context import MAX_CONTEXT_FRAMES, sample_context
+from shotstream.models.layers import Block, RMSNorm
 from shotstream.models.model import Model
 from shotstream.models.text import clean_caption
-from shotstream.models.transformer import Block, RMSNorm, ShotTransformer
+from shotstream.models.transformer import ShotTransformer
 from shotstream.sampler import seeded_noise
 from shotstream.timing import Stopwatch
 

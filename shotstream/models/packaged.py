@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from shotstream.context import MAX_CONTEXT_FRAMES
 from shotstream.models.cache import LayerWindow
+from shotstream.models.layers import Block
 from shotstream.models.model import Model
 from shotstream.models.rope import Phases
-from shotstream.models.transformer import Block
 
 
 class ChunkCall(nn.Module):
