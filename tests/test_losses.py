@@ -15,7 +15,7 @@ from shotstream.training import causal, direct, teacher
 from shotstream.training.autoencoder import new_autoencoder
 from shotstream.training.batches import ShotBatch, ShotDealer
 from shotstream.training.data import encode_stories
-from shotstream.training.loop import Learner
+from shotstream.training.learner import Learner
 from shotstream.training.recipe import Course, DirectRecipe, Phase, TeacherRecipe
 from shotstream.training.self_forcing import SelfForcing
 from shotstream.training.trainee import Trainee

@@ -40,7 +40,8 @@ from shotstream.training.batches import ShotDealer
 from shotstream.training.checkpoints import newest as newest_checkpoint
 from shotstream.training.configuration import CONFIGS, load_recipe
 from shotstream.training.data import StoryLatents, encode_stories, num_frames
-from shotstream.training.loop import Learner, LossLog, Unit, run_stage
+from shotstream.training.learner import Learner, Unit
+from shotstream.training.loop import LossLog, run_stage
 from shotstream.training.muon import orthogonalise
 from shotstream.training.recipe import Course, Phase, TeacherRecipe
 from shotstream.training.run import Run

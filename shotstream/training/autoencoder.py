@@ -21,7 +21,8 @@ from shotstream.toyworld import world
 from shotstream.toyworld.stories import random_story
 from shotstream.toyworld.takes import render_take
 from shotstream.training.data import GROUP
-from shotstream.training.loop import Learner, Unit, run_stage, share_of
+from shotstream.training.learner import Learner, Unit
+from shotstream.training.loop import run_stage, share_of
 from shotstream.training.recipe import AutoencoderRecipe
 from shotstream.training.sheets import SCALE, rows_of, save_sheet
 

@@ -28,7 +28,8 @@ from shotstream.sampler import Schedule, clean_estimate
 from shotstream.training import direct
 from shotstream.training.batches import ShotBatch, ShotDealer
 from shotstream.training.flows import causal_flow
-from shotstream.training.loop import Learner, run_stage, seed_step, share_of
+from shotstream.training.learner import Learner
+from shotstream.training.loop import run_stage, seed_step, share_of
 from shotstream.training.recipe import CausalRecipe, DirectRecipe, TeacherRecipe
 from shotstream.training.teacher import trajectory
 from shotstream.training.trainee import Trainee, embed_frozen

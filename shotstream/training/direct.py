@@ -21,7 +21,8 @@ from shotstream.context import MAX_CONTEXT_FRAMES
 from shotstream.sampler import Schedule, add_noise
 from shotstream.training.batches import ShotBatch, ShotDealer
 from shotstream.training.dmd import flow_loss
-from shotstream.training.loop import Learner, run_stage
+from shotstream.training.learner import Learner
+from shotstream.training.loop import run_stage
 from shotstream.training.recipe import DirectRecipe
 from shotstream.training.teacher import character_weight
 from shotstream.training.trainee import Trainee, embed, embed_frozen, hide_words

@@ -18,7 +18,7 @@ from shotstream.sampler import Schedule
 from shotstream.training.batches import ShotBatch
 from shotstream.training.dmd import dmd_gradient, dmd_loss, draw_timesteps, flow_loss, noised
 from shotstream.training.flows import bidirectional_flow
-from shotstream.training.loop import Learner
+from shotstream.training.learner import Learner
 from shotstream.training.rollout import drawn_noise, roll_out
 from shotstream.training.teacher import guided_flow
 from shotstream.training.trainee import Trainee, embed_frozen

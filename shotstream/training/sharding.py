@@ -19,7 +19,7 @@ def share_out(module: nn.Module, accelerator: Accelerator) -> nn.Module:
     """`module` on this process's device and in its precision, its parameters shared out over all processes.
 
     They are gathered for a call of the module itself and for nothing below it: what is called are functions on it
-    (`loop.Unit`), which use its parts as they like.
+    (`learner.Unit`), which use its parts as they like.
     """
     module = accelerator.prepare_model(module, evaluation_mode=True)  # placed and cast, but not wrapped
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))

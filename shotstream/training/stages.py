@@ -24,7 +24,7 @@ from shotstream.toyworld.prompting import toyworld_prompting
 from shotstream.training import autoencoder, causal, direct, inter_shot, intra_shot, teacher
 from shotstream.training.batches import ShotBatch
 from shotstream.training.data import encode_stories, probe_of
-from shotstream.training.loop import Learner
+from shotstream.training.learner import Learner
 from shotstream.training.run import Run, cast_vae, whole_folder, write_whole
 from shotstream.training.self_forcing import SelfForcing
 from shotstream.training.trainee import Trainee, embed_frozen, frozen

@@ -21,7 +21,8 @@ from shotstream.sampler import Schedule, add_noise, euler, guided
 from shotstream.training.batches import ShotBatch, ShotDealer
 from shotstream.training.dmd import flow_loss
 from shotstream.training.flows import bidirectional_flow
-from shotstream.training.loop import Learner, run_stage
+from shotstream.training.learner import Learner
+from shotstream.training.loop import run_stage
 from shotstream.training.recipe import TeacherRecipe
 from shotstream.training.trainee import Trainee, embed, embed_frozen, hide_words
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from shotstream.models.text import clean_caption
 from shotstream.models.transformer import ShotTransformer
-from shotstream.training.loop import Unit
+from shotstream.training.learner import Unit
 
 UNKNOWN = 2  # after padding and end, in UMT5's tokenizer and in the small one
 
