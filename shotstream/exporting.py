@@ -1,8 +1,8 @@
 """What is taken along of a session's films: the film, a take, captions, a storyboard, the story, the session itself;
 and how a session is gone on with.
 
-Owns what goes into which; the files' formats are those of `media`, `note` and `saving`. Nothing but `resume` changes
-anything.
+Owns what goes into which; the files' formats are those of `film_file`, `note` and `saving`. Changes nothing, but for
+`resume`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from shotstream.errors import UserError
+from shotstream.film_file import FilmShot, storyboard, webvtt, write_film
 from shotstream.keeping import (
     film_note,
     film_shots,
@@ -22,7 +23,6 @@ from shotstream.keeping import (
     saved_takes,
     story_of,
 )
-from shotstream.media import FilmShot, storyboard, webvtt, write_film
 from shotstream.memory import MemoryFile, read_file, write_file
 from shotstream.note import FilmNote
 from shotstream.queueing import Queueing

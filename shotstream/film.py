@@ -1,7 +1,7 @@
 """`film`: a story file in, an MP4 out; or a film file in, and the same film again.
 
 Owns the order of a film made in one go: check every input, shoot shot after shot as a note says, keep what was made
-whatever happens. Knows the engine only by its events and files only through `footage` and `media`.
+whatever happens. Knows the engine only by its events and files only through `footage`, `film_file` and `media`.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ def _tell_cut_captions(note: FilmNote, model: Model) -> None:
 
 
 def _write_beside(args: argparse.Namespace, footage: Footage, fps: int) -> None:
-    from shotstream.media import storyboard, webvtt
+    from shotstream.film_file import storyboard, webvtt
 
     if args.captions:
         args.output.with_suffix(".vtt").write_text(webvtt(footage.shots(), fps), encoding="utf-8")

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from shotstream.errors import UserError
-from shotstream.media import FilmShot, Segment, encode_png, write_film
+from shotstream.film_file import FilmShot, write_film
+from shotstream.media import Segment, encode_png
 from shotstream.note import FilmNote, Steer
 
 

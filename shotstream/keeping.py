@@ -12,7 +12,8 @@ import numpy as np
 
 from shotstream.context import Pick
 from shotstream.crossroads import Crossroads
-from shotstream.media import FilmShot, still
+from shotstream.film_file import FilmShot
+from shotstream.media import still
 from shotstream.memory import Memory, ShotMemory
 from shotstream.note import FilmNote, ShotNote
 from shotstream.reel import Reel

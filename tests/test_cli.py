@@ -25,9 +25,11 @@ from safetensors.torch import load_file, save_file
 from shotstream.__main__ import COMMANDS, main
 from shotstream.engine import Engine
 from shotstream.events import Chunk, ShotDone, ShotRequest
-from shotstream.media import FilmShot, SegmentEncoder, dissolve, enlargement, read_note, write_film
+from shotstream.film_file import FilmShot, write_film
+from shotstream.media import SegmentEncoder, dissolve, enlargement
 from shotstream.memory import Memory
 from shotstream.note import FilmNote, ShotNote, Steer
+from shotstream.provenance import read_note
 from shotstream.story import read_story
 
 STORY = {

@@ -18,19 +18,10 @@ from complaints import refusal
 from PIL import Image
 
 from shotstream.errors import UserError
-from shotstream.media import (
-    FilmShot,
-    SegmentEncoder,
-    dissolve,
-    encode_png,
-    enlargement,
-    read_note,
-    still,
-    storyboard,
-    webvtt,
-    write_film,
-)
+from shotstream.film_file import FilmShot, storyboard, webvtt, write_film
+from shotstream.media import SegmentEncoder, dissolve, encode_png, enlargement, still
 from shotstream.note import MAX_NOTE_BYTES, FilmNote, ShotNote, Steer
+from shotstream.provenance import read_note
 
 FPS = 16
 

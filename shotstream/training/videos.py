@@ -24,7 +24,8 @@ from tqdm import tqdm
 
 from shotstream.context import sample_context
 from shotstream.errors import UserError, telling_lack_of_memory
-from shotstream.media import FilmShot, SegmentEncoder, enlargement, write_film
+from shotstream.film_file import FilmShot, write_film
+from shotstream.media import SegmentEncoder, enlargement
 from shotstream.models.vae import VAE, WanVAE
 from shotstream.story import compose_caption
 from shotstream.toyworld import world

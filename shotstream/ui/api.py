@@ -25,7 +25,8 @@ from shotstream.backends.backend import Backend
 from shotstream.errors import UserError
 from shotstream.events import Chunk, Event
 from shotstream.film import plan_film, shoot_film
-from shotstream.media import FilmShot, SegmentEncoder, enlargement, write_film
+from shotstream.film_file import FilmShot, write_film
+from shotstream.media import SegmentEncoder, enlargement
 from shotstream.note import FilmNote
 from shotstream.prompting import advice_on
 from shotstream.story import Story
