@@ -17,8 +17,8 @@ from shotstream.models.vae import VAE, LodgedState, WanVAE
 
 
 class Waiting:
-    """A module whose weights wait in main memory, pinned there if there is a GPU, and are on `device` inside
-    `present`."""
+    """A module whose weights wait in main memory, pinned there if there is a GPU, and are on `device` from when they
+    `come` until they `leave`."""
 
     def __init__(self, module: torch.nn.Module, device: torch.device) -> None:
         self.device = device
@@ -26,12 +26,21 @@ class Waiting:
         self.leave()
 
     def come(self) -> None:
-        for tensor, home in self._home:
-            tensor.data = home.to(self.device, non_blocking=True, copy=True)
+        """All of them or, if memory lacks, none."""
+        if self._is_here:
+            return
+        try:
+            for tensor, home in self._home:
+                tensor.data = home.to(self.device, non_blocking=True, copy=True)
+        except Exception:
+            self.leave()
+            raise
+        self._is_here = True
 
     def leave(self) -> None:
         for tensor, home in self._home:
             tensor.data = home
+        self._is_here = False
 
     @contextmanager
     def present(self) -> Iterator[None]:
@@ -40,14 +49,6 @@ class Waiting:
             yield
         finally:
             self.leave()
-
-    @contextmanager
-    def absent(self) -> Iterator[None]:
-        self.leave()
-        try:
-            yield
-        finally:
-            self.come()
 
 
 def _wait(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -64,29 +65,32 @@ def stream_encoder(encoder: UMT5EncoderModel, device: torch.device) -> None:
     for block in (*stack.block, stack.final_layer_norm):
         waiting = Waiting(block, device)
         block.register_forward_pre_hook(lambda *_, waiting=waiting: waiting.come())
-        block.register_forward_hook(lambda *_, waiting=waiting: waiting.leave())
+        block.register_forward_hook(lambda *_, waiting=waiting: waiting.leave(), always_call=True)
 
 
 class GuestVAE:
-    """A `VAE` that takes turns with the transformer on a small card: while one computes, the other waits. A shot's
-    decoding state waits as well."""
+    """A `VAE` that takes turns with the transformer on a small card: while one computes, the other waits. The
+    transformer comes when it is called, so that whatever became of the call before leaves nothing to be mended."""
 
     def __init__(self, vae: VAE, module: torch.nn.Module, transformer: torch.nn.Module, device: torch.device) -> None:
         self.vae, self.device = vae, device
         self.latent_channels = vae.latent_channels
         self.spatial_factor, self.temporal_factor = vae.spatial_factor, vae.temporal_factor
         self._weights, self._transformer = Waiting(module, device), Waiting(transformer, device)
-        self._transformer.come()
+        for part in transformer.children():  # of which a call begins with one
+            part.register_forward_pre_hook(lambda *_: self._transformer.come())
 
     def encode_frames(self, frames: torch.Tensor) -> torch.Tensor:
-        with self._transformer.absent(), self._weights.present():
+        self._transformer.leave()
+        with self._weights.present():
             return self.vae.encode_frames(frames)
 
     def start_decoding(self) -> Any:
         return self.vae.start_decoding()
 
     def decode_step(self, latents: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
-        with self._transformer.absent(), self._weights.present():
+        self._transformer.leave()
+        with self._weights.present():
             return self.vae.decode_step(latents, state)
 
     def save_pretrained(self, folder: Any) -> None:
