@@ -82,12 +82,13 @@ class Engine:
     def cast(self, picture: np.ndarray, caption: str) -> ShotMemory:
         """A picture [H, W, 3] uint8 as what the camera already saw: a shot of one frame, to be looked back at.
 
-        Raises `UserError` for a picture of a size that no shot could have, or a blank caption.
+        Raises `UserError` for a picture of a size that no shot could have, a blank caption, or lack of memory.
         """
         height, width = picture.shape[:2]
         plan_shot(ShotRequest(caption, height=height, width=width), self.model)
-        frame = torch.from_numpy(picture.copy()).permute(2, 0, 1).to(self.model.device, torch.float32) / 127.5 - 1
-        latents = self.model.vae.encode_frames(frame[None].to(self.model.dtype)).to(self.model.dtype).cpu()
+        with telling_lack_of_memory(f"on {self.model.device} to look at this picture"):
+            frame = torch.from_numpy(picture.copy()).permute(2, 0, 1).to(self.model.device, torch.float32) / 127.5 - 1
+            latents = self.model.vae.encode_frames(frame[None].to(self.model.dtype)).to(self.model.dtype).cpu()
         return ShotMemory(caption, 0, 1, (0,), latents, thumbnail(frame)[None])
 
     @torch.no_grad()

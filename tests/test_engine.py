@@ -334,6 +334,12 @@ def test_a_cast_picture_is_a_shot_of_one_frame(engine, random_model):
         engine.cast(picture[:31], "A fox.")
     with pytest.raises(UserError, match="blank"):
         engine.cast(picture, " ")
+    lacking = random_model.vae.encoder.register_forward_hook(lambda *_: torch.empty(1 << 58))
+    try:
+        with pytest.raises(UserError, match=r"^Not enough memory on cpu to look at this picture: [^\n]*\.$"):
+            engine.cast(picture, "A fox.")
+    finally:
+        lacking.remove()
 
 
 def test_a_shot_ended_early_is_remembered_as_it_is(engine):
