@@ -6,7 +6,6 @@ Owns the thread, how far it may get, and its end. Knows nothing of what is made.
 from __future__ import annotations
 
 import contextvars
-import os
 import threading
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from queue import SimpleQueue
 from typing import TypeVar
 
 import torch
+
+from shotstream.cores import usable_cores
 
 T = TypeVar("T")
 
@@ -72,5 +73,4 @@ def pays(device: torch.device) -> bool:
     0.85 and 0.61 s, and an attention backend that is chosen for one of them is chosen for the other."""
     if device.type != "cpu":
         return False
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return torch.get_num_threads() < cores
+    return torch.get_num_threads() < usable_cores()

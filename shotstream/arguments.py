@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from shotstream.cores import usable_cores
 from shotstream.errors import UserError
 
 if TYPE_CHECKING:
@@ -187,4 +188,4 @@ def leave_a_core() -> None:
     import torch
 
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) - 1))
+        torch.set_num_threads(max(1, usable_cores() - 1))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 
-from shotstream.ahead import run_ahead
+from shotstream.ahead import pays, run_ahead
+from shotstream.arguments import leave_a_core
+from shotstream.cores import usable_cores
 
 
 def numbers(count: int, made: list[int] | None = None, ended: threading.Event | None = None):
@@ -77,3 +81,24 @@ def test_it_computes_with_the_callers_number_of_threads():
         assert list(run_ahead(items(), lambda _: False)) == [1]
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be bound to cores here")
+def test_only_cores_that_this_process_may_use_count(monkeypatch: pytest.MonkeyPatch):
+    cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)  # of the machine
+    try:
+        os.sched_setaffinity(0, {min(cores)})
+        leave_a_core()
+        assert usable_cores() == torch.get_num_threads() == 1 and not pays(torch.device("cpu"))
+    finally:
+        os.sched_setaffinity(0, cores)
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(("quota", "share"), [("50000 100000", 1), ("150000 100000", 1), ("max 100000", None)])
+def test_a_container_has_its_share_of_the_cores(tmp_path: Path, quota: str, share: int | None):
+    (tmp_path / "cpu.max").write_text(quota + "\n")
+    every = usable_cores(tmp_path / "no limit")
+    assert usable_cores(tmp_path / "cpu.max") == (share or every)
