@@ -93,6 +93,19 @@ def test_a_cancelled_shot_ends_after_the_running_step_and_leaves_the_replica_fre
     assert made < 20 and isinstance(later[-1], ShotDone)
 
 
+def test_a_shot_that_is_closed_between_two_events_has_left_the_replica_by_then(replica: Replica):
+    cache = replica._engine._idle
+
+    async def close() -> None:
+        shot = replica.shoot(ShotRequest("A red ball jumps.", num_chunks=80))
+        await anext(shot)
+        assert replica._engine._idle is None
+        await shot.aclose()
+        assert replica._engine._idle is cache
+
+    asyncio.run(close())
+
+
 def test_what_is_wrong_with_a_request_is_sent_as_a_sentence(replica: Replica):
     async def ask() -> tuple[list, list]:
         blank = [answer async for answer in replica.shoot(ShotRequest(" "))]

@@ -11,8 +11,9 @@ import asyncio
 import logging
 import os
 from argparse import Namespace
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -61,15 +62,17 @@ class Replica:
 
         Cancelling takes effect after the running denoising step, and only then is the replica free again.
         """
-        async for event in self._run(lambda: self._engine.shoot(request)):
-            yield replace(event, memory=Memory()) if isinstance(event, ShotDone) else event
+        async with aclosing(self._run(lambda: self._engine.shoot(request))) as events:
+            async for event in events:
+                yield replace(event, memory=Memory()) if isinstance(event, ShotDone) else event
 
     async def cast(self, picture: np.ndarray, caption: str) -> AsyncIterator[ShotMemory | Refusal]:
         """One picture as what the camera already saw, see `Engine.cast`."""
-        async for shot in self._run(lambda: iter([self._engine.cast(picture, caption)])):
-            yield shot
+        async with aclosing(self._run(lambda: iter([self._engine.cast(picture, caption)]))) as answers:
+            async for shot in answers:
+                yield shot
 
-    async def _run(self, begin: Callable[[], Iterator]) -> AsyncIterator:
+    async def _run(self, begin: Callable[[], Iterator]) -> AsyncGenerator:
         loop = asyncio.get_running_loop()
         work = _work(begin)
         try:
