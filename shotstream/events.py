@@ -34,6 +34,12 @@ class ShotRequest:
     picks: tuple[Pick, ...] | None = None
     attention: bool = False
 
+    def only_closes(self, chunk_frames: int) -> bool:
+        """Whether nothing is asked for but the memory of what was made, in chunks of so many latent frames: whoever had
+        a turn for a shot that was cut should not have to wait for a second one before the next shot."""
+        chunks = 0 if self.prefix is None else len(self.prefix) // chunk_frames
+        return bool(chunks) and self.num_chunks == chunks
+
 
 @dataclass(frozen=True)
 class Progress:

@@ -12,6 +12,7 @@ from contextvars import ContextVar, copy_context
 from pathlib import Path
 
 import pytest
+import torch
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.testclient import TestClient
@@ -222,6 +223,25 @@ def test_health_tells_loading_ready_and_failed(random_model_folder: Path):
     assert client.get("/health").status_code == 200
     told = client.get("/ready")
     assert told.status_code == 503 and told.json()["status"] == "failed" and "/no/such/folder" in told.json()["reason"]
+
+
+def test_a_failure_is_told_to_every_shot_by_an_exception_of_its_own():
+    failing = InProcessBackend(lambda: load_model("/no/such/folder"))
+    failing.start()
+    told = []
+    for ask in (failing.wait, failing.wait, lambda: next(failing.shoot(SHOT)), lambda: failing.fps):
+        with pytest.raises(UserError, match="/no/such/folder") as caught:
+            ask()
+        told.append(caught.value)
+    assert len(set(map(id, told))) == len(told) and len(set(map(str, told))) == 1
+
+
+@pytest.mark.parametrize(
+    ("frames", "num_chunks", "closes"), [(6, 2, True), (6, 3, False), (6, None, False), (0, 0, False), (None, 2, False)]
+)
+def test_what_only_closes_a_shot(frames: int | None, num_chunks: int | None, closes: bool):
+    prefix = None if frames is None else torch.zeros(frames, 1, 1, 1)
+    assert ShotRequest("A ball.", prefix=prefix, num_chunks=num_chunks).only_closes(3) == closes
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ class InProcessBackend(Promise):
         """
         while not self.wait(PATIENCE):
             yield Progress("load", 0, 0)
-        with self.turns.next(brief=self._closes(request)) as turn:
+        with self.turns.next(brief=request.only_closes(self.model.schedule.chunk_frames)) as turn:
             while not turn.wait(PATIENCE):
                 yield Progress("turn", 0, 0, place=turn.place, wait=turn.seconds)
             yield from self._engine.shoot(request)

@@ -13,7 +13,6 @@ from shotstream.logs import tell
 
 if TYPE_CHECKING:
     from shotstream.backends.backend import ModelFacts
-    from shotstream.events import ShotRequest
 
 PATIENCE = 0.1  # seconds between two signs of life while a shot waits, and so the slowest reaction to a cancellation
 
@@ -28,10 +27,18 @@ class Promise:
     def wait(self, timeout: float | None = None) -> bool:
         """Waits until the model is loaded or has failed to; raises the failure. False if `timeout` seconds passed."""
         try:
-            self.ready.result(timeout)
+            self.loaded(timeout)
         except TimeoutError:
             return False
         return True
+
+    def loaded(self, timeout: float | None = None) -> ModelFacts:
+        """The model, once it is loaded. Raises its failure, a new exception each time (one that is raised again and
+        again keeps every shot that it was raised for), and `TimeoutError` if `timeout` seconds passed."""
+        failure = self.ready.exception(timeout)
+        if failure is not None:
+            raise UserError(str(failure))
+        return self.ready.result()
 
     @property
     def model(self) -> ModelFacts | None:
@@ -42,21 +49,15 @@ class Promise:
     @property
     def fps(self) -> int:
         """Frames a second of the model, which must be loaded."""
-        return self.ready.result().fps
+        return self.loaded().fps
 
     @property
     def model_name(self) -> str:
         """The name of the model, which must be loaded."""
-        return self.ready.result().name
+        return self.loaded().name
 
     def foresee(self, caption: str) -> None:
         """Nothing, where what will probably be asked for cannot be prepared."""
-
-    def _closes(self, request: ShotRequest) -> bool:
-        """Is there nothing to be made but the memory of what was? Whoever had one turn for a shot that was cut should
-        not have to wait for a second before the next shot. The model must be loaded."""
-        chunks = 0 if request.prefix is None else len(request.prefix) // self.ready.result().schedule.chunk_frames
-        return bool(chunks) and request.num_chunks == chunks
 
     def _keep(self, model: ModelFacts) -> None:
         tell("model ready", model=model.name, device=model.device)

@@ -82,7 +82,7 @@ class RayServeBackend(Promise):
         while not self.wait(PATIENCE):
             yield Progress("load", 0, 0)
         made = [] if request.prefix is None else [request.prefix]
-        closes = self._closes(request)
+        closes = request.only_closes(self.model.schedule.chunk_frames)
         for attempt in range(ATTEMPTS):
             events = self._ask("shoot", _behind(request, made), urgent=closes or attempt > 0)
             with suppress(ReplicaLost), closing(events):

@@ -100,7 +100,7 @@ class ZeroGpuBackend(Promise):
 
         Raises `UserError`: at once for a request that cannot be made, and for everything that a GPU can be refused for.
         """
-        model = self.ready.result()
+        model = self.loaded()
         plan = plan_shot(request, model)
         area = plan.latent_size[0] * plan.latent_size[1] * model.vae.spatial_factor**2
         course = Course(plan.num_chunks - plan.prefix_chunks, plan.prefix_chunks, area / (model.width * model.height))
