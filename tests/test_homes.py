@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from pathlib import Path
 
@@ -59,17 +60,25 @@ def test_a_home_that_is_not_here_is_told(asked: str):
 
 
 def test_a_line_knows_its_places_and_about_how_long_it_takes():
-    turns = Turns()
-    with turns.next():
-        time.sleep(0.2)
+    now = 0.0
+    turns = Turns(lambda: now)
+    with suppress(UserError), turns.next():
+        raise UserError("A request that cannot be made.")
+    with turns.next(urgent=True):
+        now += 0.1
     first, second, third = turns.next(), turns.next(), turns.next()
     assert [turn.place for turn in (first, second, third)] == [0, 1, 2]
-    assert second.seconds <= third.seconds == 1
-    brief = turns.next(brief=True)
-    assert brief.place == 1 and third.place == 3
-    with first, brief:
+    assert third.seconds is None  # nobody can know: none was made
+    with first:
+        now += 4
+    first = turns.next()
+    now += 3
+    assert [turn.seconds for turn in (second, third, first)] == [0, 1, 5]
+    urgent = turns.next(urgent=True)
+    assert (urgent.place, third.place, first.seconds) == (1, 2, 5)
+    with second, urgent:
         pass
-    assert (second.place, third.place) == (0, 1)
+    assert (third.place, first.place) == (0, 1)
 
 
 def test_the_page_tells_the_place_in_the_line():

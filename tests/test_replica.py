@@ -31,33 +31,38 @@ def replica(random_model_folder: Path) -> Replica:
     return Replica(parser.parse_args(options))
 
 
-def test_places_ask_in_order_and_what_is_urgent_before_all_that_have_not_asked():
+def test_turns_ask_in_order_and_what_is_urgent_before_all_that_have_not_asked():
     line = Line()
     line.servers = 2
-    first, second, third = line.join(), line.join(), line.join()
-    assert [place.is_next() for place in (first, second, third)] == [True, False, False]
+    first, second, third = line.next(), line.next(), line.next()
+    assert [turn.is_next() for turn in (first, second, third)] == [True, False, False]
     first.handed_over()
-    assert [place.is_next() for place in (first, second, third)] == [False, True, False]
-    urgent = line.join(urgent=True)
-    assert urgent.is_next() and [place.number for place in (first, urgent, second, third)] == [1, 2, 3, 4]
+    assert [turn.is_next() for turn in (first, second, third)] == [False, True, False]
+    urgent = line.next(urgent=True)
+    assert urgent.is_next() and [turn.place for turn in (first, urgent, second, third)] == [1, 2, 3, 4]
     urgent.handed_over()
     assert not second.is_next()  # there are two servers
     urgent.turned_away()
     assert urgent.is_next() and not second.is_next()
     first.served()
-    assert first.number == 0 and urgent.number == 1
+    assert first.place == 0 and urgent.place == 1
     with second:
         pass  # gives up
-    assert [place.number for place in (urgent, third)] == [1, 2] and len(line) == 2
+    assert [turn.place for turn in (urgent, third)] == [1, 2] and len(line) == 2
 
 
 def test_the_wait_is_that_of_all_servers_together():
-    line = Line()
-    places = [line.join() for _ in range(4)]
-    assert places[3].seconds is None  # nobody can know
+    now = 0.0
+    line = Line(lambda: now)
+    shot, closing, *waiting = line.next(), line.next(urgent=True), *(line.next() for _ in range(4))
     line.servers = 2
-    line.took(3.0)
-    assert [place.seconds for place in places] == [2, 3, 5, 6]
+    shot.served(), closing.served()
+    now = 0.1
+    closing.done()
+    assert waiting[3].seconds is None  # nobody can know: what is urgent is done in a moment
+    now = 3.0
+    shot.done()
+    assert [turn.seconds for turn in waiting] == [2, 3, 5, 6]
 
 
 def test_a_replica_makes_the_shots_of_an_engine_and_sends_values(replica: Replica, random_model: Model):

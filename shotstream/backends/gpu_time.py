@@ -13,13 +13,13 @@ import math
 import re
 from dataclasses import dataclass, field
 
+from shotstream.backends.usual import averaged
 from shotstream.events import Chunk, Progress
 
 BEGINNING = 8.0  # seconds: the weights go to the card, words are read, the caches are filled
 FIRST_GUESS, MOST = 1.0, 4.0  # seconds a chunk, before one was made, and whatever happens
 FIRST_GUESS_AGAIN, MOST_AGAIN = 0.2, 1.0  # the same for a chunk that was made before
 MARGIN = 1.5  # that a shot may take longer than the ones before
-WEIGHT = 0.3  # of the latest shot in the estimate
 KEPT = "your film and your prompt are kept"
 
 
@@ -85,9 +85,9 @@ class GpuTime:
     def learn(self, course: Course) -> None:
         """A call went like this, to its end or to where it was cut off."""
         if course.chunk is not None:
-            self._chunk += WEIGHT * (min(max(course.chunk, 0.1), MOST) - self._chunk)
+            self._chunk = averaged(self._chunk, min(max(course.chunk, 0.1), MOST))
         if course.again is not None:
-            self._again += WEIGHT * (min(max(course.again, 0.02), MOST_AGAIN) - self._again)
+            self._again = averaged(self._again, min(max(course.again, 0.02), MOST_AGAIN))
 
     def lose(self, course: Course, error: Exception, asked: int, elapsed: float) -> None:
         """A call went wrong; if it was for lack of time, more is asked for from now on: for what took it."""

@@ -52,7 +52,7 @@ class InProcessBackend(Promise):
         """
         while not self.wait(PATIENCE):
             yield Progress("load", 0, 0)
-        with self.turns.next(brief=request.only_closes(self.model.schedule.chunk_frames)) as turn:
+        with self.turns.next(urgent=request.only_closes(self.model.schedule.chunk_frames)) as turn:
             while not turn.wait(PATIENCE):
                 yield Progress("turn", 0, 0, place=turn.place, wait=turn.seconds)
             yield from self._engine.shoot(request)
@@ -60,7 +60,7 @@ class InProcessBackend(Promise):
     def cast(self, picture: np.ndarray, caption: str) -> ShotMemory:
         """A picture as what the camera already saw, see `Engine.cast`; waits for the model and for a turn."""
         self.wait()
-        with self.turns.next(brief=True) as turn:
+        with self.turns.next(urgent=True) as turn:
             while not turn.wait(PATIENCE):
                 pass
             return self._engine.cast(picture, caption)

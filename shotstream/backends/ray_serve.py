@@ -21,7 +21,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from shotstream.backends import cluster
-from shotstream.backends.line import Line, Place
+from shotstream.backends.line import Line, Turn
 from shotstream.backends.loading import PATIENCE, Promise
 from shotstream.backends.replica import Refusal
 from shotstream.errors import UserError
@@ -90,6 +90,8 @@ class RayServeBackend(Promise):
                     if isinstance(event, ShotDone):
                         event = replace(event, memory=Memory((*request.memory.shots, event.shot)))
                     yield event
+                    if isinstance(event, ShotDone):  # what becomes of the replica now is nothing to us
+                        return
                     if isinstance(event, Chunk):
                         made.append(event.latents)
                 return
@@ -116,31 +118,31 @@ class RayServeBackend(Promise):
         and what the replica raises."""
         from ray.serve.exceptions import BackPressureError
 
-        with self.line.join(urgent) as place:
+        with self.line.next(urgent) as turn:
             while True:
-                while not place.is_next():
-                    place.wait(PATIENCE)
-                    yield _waiting(place)
-                place.handed_over()
+                while not turn.is_next():
+                    turn.wait(PATIENCE)
+                    yield _waiting(turn)
+                turn.handed_over()
                 try:
-                    yield from self._call(place, method, arguments)
+                    yield from self._call(turn, method, arguments)
                     return
                 except BackPressureError:
-                    place.turned_away()
-                    place.wait(PATIENCE)
-                    yield _waiting(place)
+                    turn.turned_away()
+                    turn.wait(PATIENCE)
+                    yield _waiting(turn)
 
-    def _call(self, place: Place, method: str, arguments: tuple[object, ...]) -> Iterator[Any]:
+    def _call(self, turn: Turn, method: str, arguments: tuple[object, ...]) -> Iterator[Any]:
         sign_of_life = None
         with closing(Call(self._replicas, method, arguments)) as call:
             while (answer := call.next(PATIENCE)) is not Call.END:
                 if answer is not None:
-                    place.served()
+                    turn.served()
                 if isinstance(answer, Progress):
                     sign_of_life = answer
-                yield answer or sign_of_life or _waiting(place)
-        if method == "shoot":
-            place.done()
+                if isinstance(answer, ShotDone):
+                    turn.done()
+                yield answer or sign_of_life or _waiting(turn)
 
     def _find(self, find: Callable[[], DeploymentHandle], num_replicas: int) -> None:
         self.line.servers = num_replicas
@@ -206,8 +208,8 @@ class Call:
             self._answers.put(error)
 
 
-def _waiting(place: Place) -> Progress:
-    return Progress("turn", 0, 0, place=place.number, wait=place.seconds)
+def _waiting(turn: Turn) -> Progress:
+    return Progress("turn", 0, 0, place=turn.place, wait=turn.seconds)
 
 
 def _behind(request: ShotRequest, made: list) -> ShotRequest:
