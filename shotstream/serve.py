@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 from shotstream import logs
 from shotstream.arguments import add_model_arguments, whole_number
 from shotstream.backends import cluster
-from shotstream.errors import UserError
 from shotstream.ui.launch import about, add_address_arguments, check_address, options
 from shotstream.ui.limits import read_limits
 
@@ -43,8 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serves until interrupted. Raises `UserError` for what is known to be wrong when the replicas have started."""
     check_address(args.host, args.port)
-    if args.device not in (None, "cpu", "cuda", "mps"):
-        raise UserError("Ray chooses the GPU of every replica: give --device cpu or cuda, or leave it out.")
     from shotstream.backends.safety import read_rules  # brings torch, for which nobody waits who only asks for help
 
     read_rules()  # what the host set wrong is told here, not in the ingress
@@ -75,7 +72,7 @@ def application(args: argparse.Namespace, num_replicas: int) -> Application:
         name="Page",
         num_replicas=1,
         max_ongoing_requests=TABS,
-        ray_actor_options={"num_cpus": 1, "num_gpus": 0} | cluster.surroundings(),
+        ray_actor_options={"num_cpus": 0, "num_gpus": 0} | cluster.surroundings(),
     )
     return ingress.bind(cluster.replicas(args, num_replicas))
 
@@ -83,20 +80,17 @@ def application(args: argparse.Namespace, num_replicas: int) -> Application:
 def page_app(args: argparse.Namespace, num_replicas: int) -> FastAPI:
     """The page, making its shots with the replicas that were deployed with it."""
     import gradio as gr
-    import torch
     from fastapi import FastAPI
 
     from shotstream.backends.ray_serve import RayServeBackend
     from shotstream.backends.safety import GuardedBackend, read_rules
-    from shotstream.models.weights import default_source
     from shotstream.ui.page import Page
 
     backend = RayServeBackend(args, num_replicas)
     backend.join(num_replicas)
     logs.configure()
-    source = args.model or default_source(torch.device("cuda" if cluster.wanted_gpus(args) else "cpu"))
-    rules = read_rules()
-    page = Page(GuardedBackend(backend, rules) if rules.any else backend, about(Path(source)), limits=read_limits())
+    card, rules = about(Path(cluster.source(args))), read_rules()
+    page = Page(GuardedBackend(backend, rules) if rules.any else backend, card, limits=read_limits())
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

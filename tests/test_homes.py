@@ -7,6 +7,7 @@ import logging
 import re
 import threading
 import time
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import suppress
 from contextvars import ContextVar, copy_context
@@ -14,11 +15,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from complaints import refusal
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from shotstream import logs
+from shotstream.backends import cluster
 from shotstream.backends.choice import choose_home
 from shotstream.backends.in_process import InProcessBackend
 from shotstream.backends.turns import Turns
@@ -57,6 +60,29 @@ def test_the_environment_chooses_the_home(environment: dict[str, str], home: str
 def test_a_home_that_is_not_here_is_told(asked: str):
     with pytest.raises(UserError, match=asked):
         choose_home({"SHOTSTREAM_BACKEND": asked})
+
+
+def test_replicas_elsewhere_find_the_files_of_this_machine_and_all_else_as_it_was_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("prompts", "model", "words"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SHOTSTREAM_SAFETY", "prompts")
+    monkeypatch.setenv("SHOTSTREAM_MODEL", "model")
+    monkeypatch.setenv("SHOTSTREAM_BLOCKED_WORDS", "words")
+    monkeypatch.setenv("SHOTSTREAM_PREVIEW", "owner/name/preview.safetensors")
+    set_there = cluster.surroundings()["runtime_env"]["env_vars"]
+    assert set_there["SHOTSTREAM_SAFETY"] == "prompts"
+    assert set_there["SHOTSTREAM_MODEL"] == str(tmp_path / "model")
+    assert set_there["SHOTSTREAM_BLOCKED_WORDS"] == str(tmp_path / "words")
+    assert set_there["SHOTSTREAM_PREVIEW"] == "owner/name/preview.safetensors"
+    options = cluster.anywhere(Namespace(model="model", preview=None, device="cpu"))
+    assert vars(options) == {"model": str(tmp_path / "model"), "preview": None, "device": "cpu"}
+
+
+def test_nobody_but_ray_chooses_the_gpu_of_a_replica():
+    assert "leave it out" in refusal(cluster.connect, Namespace(device="cuda:1"), 1)
 
 
 def test_a_line_knows_its_places_and_about_how_long_it_takes():

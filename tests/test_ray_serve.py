@@ -14,23 +14,29 @@ import urllib.request
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
+from complaints import refusal
+from gradio_client import Client
+from gradio_client.exceptions import AppError
 
 pytest.importorskip("ray.serve", reason="Ray Serve is not installed: pip install -e '.[ray]'")
 
-from shotstream.arguments import add_model_arguments
-from shotstream.backends.ray_serve import RayServeBackend  # noqa: E402 - what is imported needs no Ray, the tests do
+from shotstream.arguments import add_model_arguments  # noqa: E402 - what is imported needs no Ray, the tests do
+from shotstream.backends import cluster  # noqa: E402
+from shotstream.backends.ray_serve import RayServeBackend  # noqa: E402
 from shotstream.director import Director  # noqa: E402
 from shotstream.engine import Engine  # noqa: E402
 from shotstream.errors import UserError  # noqa: E402
 from shotstream.events import Chunk, Event, Progress, ShotDone, ShotRequest  # noqa: E402
 from shotstream.memory import Memory  # noqa: E402
 from shotstream.models.weights import SHIPPED, load_model  # noqa: E402
+from shotstream.serve import application  # noqa: E402
 from shotstream.ui import render  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -113,6 +119,62 @@ def replica_pids() -> list[int]:
 def seconds_used(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_a_cluster_that_cannot_be_started_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch):
+    """The first test, before there is one. No cluster that others run here may be joined."""
+    import ray
+
+    asked, start = [], ray.init
+
+    def init(address: str, **options: object) -> None:
+        asked.append(address)
+        if address == "auto":
+            raise ConnectionError("there is none")
+        start(address=address, **options)
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setenv("RAY_ADDRESS", "")  # as good as none
+    monkeypatch.setenv("RAY_TMPDIR", "/dev/null")
+    told = refusal(cluster.connect, OPTIONS, 1)
+    assert asked == ["auto", "local"] and told.startswith("Ray cannot be started on this machine ([Errno 20] Not a dir")
+
+
+def test_page_and_replicas_ask_for_the_cpus_that_are_counted_and_no_more():
+    page = application(OPTIONS, 3)._bound_deployment
+    replicas = page.init_args[0]._bound_deployment
+    assert sum(part.num_replicas * part.ray_actor_options["num_cpus"] for part in (page, replicas)) == 3
+
+
+def test_a_shot_whose_replica_is_lost_after_its_end_is_not_made_again(engine: Engine):
+    from ray.exceptions import RayActorError
+
+    class Ending:
+        """In place of Ray's handle and its answers: one replica, which ends with each shot."""
+
+        def options(self, **_: object) -> Ending:
+            return self
+
+        def remote(self, request: ShotRequest) -> Ending:
+            self.request = request
+            return self
+
+        def __iter__(self) -> Iterator[Event]:
+            yield from engine.shoot(self.request)
+            raise RayActorError
+
+        def cancel(self) -> None:
+            pass
+
+    backend = RayServeBackend(OPTIONS, 1)
+    backend.ready.set_result(engine.model)
+    backend._replicas = Ending()
+    request = ShotRequest(CAPTION, num_chunks=1)
+    events = list(backend.shoot(request))
+    expect_equal(chunks(events), chunks(list(engine.shoot(request))))
+    assert [type(event) for event in events].count(ShotDone) == 1
+    with backend.line.next() as turn:
+        assert turn.seconds is not None  # how long a shot takes is known by now
 
 
 def test_two_users_get_their_own_films_at_the_same_time(backend: RayServeBackend, engine: Engine):
@@ -242,30 +304,67 @@ def test_what_is_wrong_comes_back_as_one_sentence(backend: RayServeBackend):
     assert backend.cast(picture, "A wall.").offsets == (0,)
     with pytest.raises(UserError, match="multiple of"):
         backend.cast(picture[:12], "A wall.")
+    with pytest.raises(
+        UserError, match=r"^The shot failed \(AttributeError\): try it again, the film so far is kept.$"
+    ):
+        list(backend.shoot(ShotRequest(CAPTION, memory=None)))  # a mistake of ours
 
 
-def test_the_page_is_served_with_its_replicas(tmp_path: Path):
-    """The command in a process of its own, and what a browser would fetch first."""
+@contextmanager
+def served(folder: Path, command: list[str], **environment: str) -> Iterator[str]:
+    """The address of a page that a process of its own serves from `folder`, once it answers."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "shotstream", "serve", "--replicas", "1", "--port", str(port), "--device", "cpu"]
-    environment = os.environ | {"RAY_ADDRESS": "local", "PYTHONPATH": str(ROOT), "SHOTSTREAM_SAFETY": "prompts"}
-    with open(tmp_path / "log", "wb") as log:
-        server = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    address = f"http://127.0.0.1:{port}"
+    environment = os.environ | {"RAY_ADDRESS": "local", "PYTHONPATH": str(ROOT)} | environment
+    command = [sys.executable, *command, "--port", str(port)]
+    with open(folder / "log", "wb") as log:
+        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
+
+    def answers() -> bool:
+        assert server.poll() is None, (folder / "log").read_text()
+        try:
+            return bool(state_of(address))
+        except OSError:
+            return False
+
     try:
-        health = None
-        deadline = time.monotonic() + PATIENCE
-        while not (health and health["model"]):
-            assert server.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10) as answer:
-                    health = json.load(answer)
-            except OSError:
-                time.sleep(0.2)
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as answer:
-            assert b"ShotStream" in answer.read()
+        wait_for(answers)
+        yield address
     finally:
         server.send_signal(signal.SIGTERM)
         code = server.wait(60)
-    assert code == 0 and "Traceback" not in (tmp_path / "log").read_text()
+    assert code == 0 and "Traceback" not in (folder / "log").read_text()
+
+
+def state_of(address: str) -> dict:
+    with urllib.request.urlopen(f"{address}/health", timeout=10) as answer:
+        return json.load(answer)
+
+
+def test_the_page_is_served_with_its_replicas_and_under_its_hosts_rules(tmp_path: Path):
+    """The command in a process of its own, and what a browser and a program ask for."""
+    (tmp_path / "prompts").mkdir()  # is called like a rule, and has nothing to do with it
+    command = ["-m", "shotstream", "serve", "--replicas", "1", "--device", "cpu"]
+    with served(tmp_path, command, SHOTSTREAM_SAFETY="prompts") as address:
+        with urllib.request.urlopen(address, timeout=60) as answer:
+            assert b"ShotStream" in answer.read()
+        wait_for(lambda: state_of(address)["model"])
+        client = Client(address, verbose=False, download_files=tmp_path)
+        story = {"global_caption": "A red ball called Pip.", "shot1": "It jumps."}
+        with av.open(client.predict(story, chunks=1, api_name="/film")) as film:
+            assert len(list(film.decode(video=0))) == 9
+        with pytest.raises(AppError, match="This host does not make what the prompt asks for"):
+            client.predict(story | {"shot1": "It is naked."}, chunks=1, api_name="/film")
+
+
+def test_a_page_of_a_machine_without_a_gpu_opens_before_its_replicas_are_there(tmp_path: Path):
+    """Which never come, as there is no GPU for them either; it is ended while they are looked for."""
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    command = [str(ROOT / "app.py"), "--device", "cuda"]
+    with served(tmp_path, command, SHOTSTREAM_BACKEND="ray") as address:
+        assert state_of(address)["status"] in ("loading", "failed") and state_of(address)["home"].startswith(
+            "Ray Serve"
+        )

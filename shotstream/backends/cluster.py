@@ -10,8 +10,10 @@ import os
 import re
 from argparse import Namespace
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shotstream.cores import usable_cores
 from shotstream.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody unless the host wants it
 
 APP, REPLICA = "shotstream", "Replica"  # their names in Ray Serve
+PLACES = ("SHOTSTREAM_MODEL", "SHOTSTREAM_PREVIEW", "SHOTSTREAM_BLOCKED_WORDS")  # may name a file of this machine
 NOTICED = 0.1  # seconds at most until a replica that has become free gets a shot that Ray Serve holds
 
 
@@ -28,8 +31,10 @@ def connect(load_options: Namespace, num_replicas: int | None) -> int:
     """Joins the Ray cluster that $RAY_ADDRESS names or that runs here, or starts one on this machine, for as long as
     the calling thread lives; how many replicas there are to be.
 
-    Raises `UserError` if there is no Ray, no cluster, or no room in it.
+    Raises `UserError` if there is no Ray, no cluster, no room in it, or if a certain GPU is asked for.
     """
+    if load_options.device not in (None, "cpu", "cuda", "mps"):
+        raise UserError("Ray chooses the GPU of every replica: give --device cpu or cuda, or leave it out.")
     try:
         import ray
         from ray import serve  # noqa: F401
@@ -54,7 +59,7 @@ def connect(load_options: Namespace, num_replicas: int | None) -> int:
 def _init(num_replicas: int) -> None:
     import ray
 
-    address = os.environ.get("RAY_ADDRESS", "auto")
+    address = os.environ.get("RAY_ADDRESS") or "auto"
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address != "local":
         try:
@@ -64,8 +69,14 @@ def _init(num_replicas: int) -> None:
             if address != "auto":
                 raise UserError(f"No Ray cluster answers at {address[:80]!r}: start it.") from error
     os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15, replicas on CPUs get what the page leaves over
-    num_cpus = max(os.cpu_count() or 1, num_replicas + 1)  # counted, not used: one a replica, one for the page
-    ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **quiet)
+    num_cpus = max(usable_cores(), num_replicas)  # counted, not used: one a replica
+    try:
+        ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **quiet)
+    except Exception as error:  # Ray has no kind of its own for what a machine may refuse: ports, files, memory
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
+        raise UserError(
+            f"Ray cannot be started on this machine ({reason}): mend that, or name a cluster in RAY_ADDRESS."
+        ) from error
 
 
 def wanted_gpus(load_options: Namespace) -> int:
@@ -73,6 +84,15 @@ def wanted_gpus(load_options: Namespace) -> int:
     import ray
 
     return 0 if load_options.device == "cpu" else int(ray.cluster_resources().get("GPU", 0))
+
+
+def source(load_options: Namespace) -> str | Path:
+    """What the replicas load, as it is known where there may be no GPU, once the cluster was joined."""
+    import torch
+
+    from shotstream.models.weights import default_source
+
+    return load_options.model or default_source(torch.device("cuda" if wanted_gpus(load_options) else "cpu"))
 
 
 def replicas(load_options: Namespace, num_replicas: int) -> Application:
@@ -98,7 +118,7 @@ def replicas(load_options: Namespace, num_replicas: int) -> Application:
 
 def anywhere(load_options: Namespace) -> Namespace:
     """The same options for processes with another working directory."""
-    places = {"model": load_options.model or os.environ.get("SHOTSTREAM_MODEL"), "preview": load_options.preview}
+    places = {"model": load_options.model, "preview": load_options.preview}
     return Namespace(**vars(load_options) | {name: _absolute(place) for name, place in places.items()})
 
 
@@ -108,8 +128,9 @@ def _absolute(place: str | None) -> str | None:
 
 
 def surroundings() -> dict[str, Any]:
-    """What the host set for us, for processes that a cluster starts in an environment of its own."""
-    ours = {name: _absolute(value) for name, value in os.environ.items() if name.startswith("SHOTSTREAM_")}
+    """What the host set for us, for processes that a cluster starts in an environment of its own and elsewhere."""
+    ours = {name: value for name, value in os.environ.items() if name.startswith("SHOTSTREAM_")}
+    ours |= {name: _absolute(ours[name]) for name in PLACES if name in ours}
     return {"runtime_env": {"env_vars": ours}} if ours else {}
 
 

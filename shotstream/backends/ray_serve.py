@@ -12,6 +12,7 @@ another one, and goes on behind the chunks that are there.
 from __future__ import annotations
 
 import atexit
+import logging
 import queue
 import threading
 from argparse import Namespace
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     import numpy as np
     from ray.serve.handle import DeploymentHandle
 
+log = logging.getLogger(__name__)
 ATTEMPTS = 3  # replicas that one shot may lose: a shot that ends every process it meets must not end all of them
 
 
@@ -55,6 +57,7 @@ class RayServeBackend(Promise):
         self.line = Line()
         self._replicas: DeploymentHandle | None = None
         self._ours = False  # the deployment, to be ended by `close`
+        self._closed = False
 
     def start(self) -> None:
         """Starts Ray if it does not run here, and the replicas in the background."""
@@ -109,13 +112,14 @@ class RayServeBackend(Promise):
 
     def close(self) -> None:
         """Ends the replicas that `start` started. May be called twice."""
+        self._closed = True
         if self._ours:
             self._ours = False
             cluster.end()
 
     def _ask(self, method: str, *arguments: object, urgent: bool) -> Iterator[Any]:
         """What a replica answers, one by one, and `Progress` while there is nothing else to tell. Raises `ReplicaLost`
-        and what the replica raises."""
+        and `UserError`."""
         from ray.serve.exceptions import BackPressureError
 
         with self.line.next(urgent) as turn:
@@ -154,7 +158,9 @@ class RayServeBackend(Promise):
         try:
             self._replicas = find()
             facts = self._replicas.options(method_name="facts").remote().result()
-        except Exception as error:
+        except Exception:
+            if self._closed:
+                error = UserError("The replicas were ended before they were there.")
             self._break(error)
             if not isinstance(error, UserError):
                 raise
@@ -176,9 +182,10 @@ class Call:
     def next(self, timeout: float) -> Any:
         """The next answer, `END` after the last one, None if `timeout` seconds passed without one.
 
-        Raises `ReplicaLost`, `BackPressureError`, and what the replica raised.
+        Raises `ReplicaLost`, `BackPressureError`, and a `UserError` for whatever else goes wrong.
         """
         from ray.exceptions import ObjectLostError, RayActorError, RayTaskError, WorkerCrashedError
+        from ray.serve.exceptions import BackPressureError
 
         try:
             answer = self._answers.get(timeout=timeout)
@@ -189,10 +196,12 @@ class Call:
                 raise UserError(sentence)
             case RayActorError() | ObjectLostError() | WorkerCrashedError():
                 raise ReplicaLost from answer
-            case RayTaskError(cause=Exception() as cause):
-                raise cause from answer
-            case BaseException():
+            case BackPressureError():
                 raise answer
+            case RayTaskError(cause=error) | (BaseException() as error):
+                name = type(error).__name__
+                log.error("a shot failed", exc_info=answer)
+                raise UserError(f"The shot failed ({name}): try it again, the film so far is kept.") from answer
         return answer
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """Starts the page: command-line arguments in, a running server out.
 
 Owns which arguments there are and how a mistake is told. A model in a folder is loaded before the page opens, so that a
-bad one is told where it was named; one from the Hub is fetched while the page already says so.
+bad one is told where it was named; one from the Hub is fetched, and replicas start, while the page already says so.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from shotstream import logs
 from shotstream.arguments import Parser, add_model_arguments, resolve_device, whole_number
-from shotstream.backends.choice import build, choose_home, prepare
+from shotstream.backends.choice import RAY, build, choose_home, prepare
 from shotstream.errors import UserError
 from shotstream.ui.limits import read_limits
 
@@ -59,7 +59,8 @@ def serve(args: argparse.Namespace) -> None:
     home, limits = choose_home(), read_limits()
     prepare(home)
     check_address(args.host, args.port)
-    device = resolve_device(args.device)
+    by_replicas = home.home == RAY  # on machines of their own, with a GPU or without
+    device = None if by_replicas else resolve_device(args.device)
 
     from shotstream.backends.safety import GuardedBackend, read_rules
     from shotstream.models.fetching import FetchProgress
@@ -68,15 +69,20 @@ def serve(args: argparse.Namespace) -> None:
     from shotstream.ui.page import Page
 
     progress = FetchProgress()
-    source = args.model or default_source(device)
+    source = None if by_replicas else args.model or default_source(device)
     rules = read_rules()
     backend = build(home, args, progress)
-    of_the_hub = is_hub_id(str(source)) and not Path(source).exists()
-    if of_the_hub:
+    page_first = by_replicas or (is_hub_id(str(source)) and not Path(source).exists())
+    if page_first:
         logs.configure()
     backend.start()
+    if by_replicas:
+        from shotstream.backends import cluster
+
+        backend.wait(0)  # that there is no cluster, or no room in it, is known by now
+        source = cluster.source(args)
     page = Page(GuardedBackend(backend, rules) if rules.any else backend, about(Path(source)), progress, limits)
-    if not of_the_hub:
+    if not page_first:
         backend.wait()  # what is wrong with a folder is told as any other mistake, in one line
         logs.configure()
     print(home, flush=True)
