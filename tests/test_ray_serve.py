@@ -24,6 +24,7 @@ import torch
 from complaints import refusal
 from gradio_client import Client
 from gradio_client.exceptions import AppError
+from waiting import wait_until
 
 pytest.importorskip("ray.serve", reason="Ray Serve is not installed: pip install -e '.[ray]'")
 
@@ -88,13 +89,6 @@ def chunks(events: list[Event]) -> list[Chunk]:
 def in_threads(*work: Callable[[], object]) -> list:
     with ThreadPoolExecutor(len(work)) as pool:
         return [future.result(PATIENCE) for future in [pool.submit(job) for job in work]]
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.05)
 
 
 def replica_pids() -> list[int]:
@@ -222,7 +216,7 @@ def test_a_shot_that_loses_its_replica_is_finished_by_the_other(backend: RayServ
     assert made[-1].shot.num_frames == 81 and made[-1].memory.shots == (made[-1].shot,)
     torch.testing.assert_close(made[-1].shot.latents, expected[-1].shot.latents, atol=1e-3, rtol=0)
 
-    wait_for(lambda: len(set(replica_pids()) - {killed_pid}) == 2)  # a new one comes in its place
+    wait_until(lambda: len(set(replica_pids()) - {killed_pid}) == 2, PATIENCE)  # a new one comes in its place
 
 
 def test_a_cancelled_shot_frees_its_replica(backend: RayServeBackend):
@@ -262,7 +256,7 @@ def test_when_all_are_busy_shots_wait_in_a_line_that_is_seen_and_no_prompt_is_lo
             answer.cancel()
         return False
 
-    wait_for(is_full)  # it holds as many as there are replicas, and no more
+    wait_until(is_full, PATIENCE)  # it holds as many as there are replicas, and no more
 
     def wait_and_shoot(seed: int) -> list[Event]:
         events = []
@@ -277,7 +271,9 @@ def test_when_all_are_busy_shots_wait_in_a_line_that_is_seen_and_no_prompt_is_lo
         for director in directors:
             director.queue_shot("A red ball called Pip.", "It jumps.", num_chunks=1)
             pool.submit(director.shoot_next)
-        wait_for(lambda: len(backend.line) == 6 and max(director.view().place for director in directors) >= 4)
+        wait_until(
+            lambda: len(backend.line) == 6 and max(director.view().place for director in directors) >= 4, PATIENCE
+        )
         view = max((director.view() for director in directors), key=lambda view: view.place)
         assert view.stage == "turn" and view.message is None
         assert f"Waiting for the camera for shot 1: {view.place} shots before it" in render.sentence(view)
@@ -330,7 +326,7 @@ def served(folder: Path, command: list[str], **environment: str) -> Iterator[str
             return False
 
     try:
-        wait_for(answers)
+        wait_until(answers, PATIENCE)
         yield address
     finally:
         server.send_signal(signal.SIGTERM)
@@ -350,7 +346,7 @@ def test_the_page_is_served_with_its_replicas_and_under_its_hosts_rules(tmp_path
     with served(tmp_path, command, SHOTSTREAM_SAFETY="prompts") as address:
         with urllib.request.urlopen(address, timeout=60) as answer:
             assert b"ShotStream" in answer.read()
-        wait_for(lambda: state_of(address)["model"])
+        wait_until(lambda: state_of(address)["model"], PATIENCE)
         client = Client(address, verbose=False, download_files=tmp_path)
         story = {"global_caption": "A red ball called Pip.", "shot1": "It jumps."}
         with av.open(client.predict(story, chunks=1, api_name="/film")) as film:

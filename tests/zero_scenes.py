@@ -14,8 +14,10 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 
+from waiting import wait_until
 from zero_scheduler import Scheduler
 
 ROOT = Path(__file__).parents[1]
@@ -52,14 +54,6 @@ def visitor() -> contextvars.Context:
 def watch(events) -> list:
     """All events, as somebody in a thread of our own gets them."""
     return visitor().run(list, events)
-
-
-def wait_for(condition) -> float:
-    """Seconds until it holds."""
-    began = time.monotonic()
-    while not condition() and time.monotonic() < began + 30:
-        time.sleep(0.005)
-    return time.monotonic() - began
 
 
 class Scenes:
@@ -148,7 +142,7 @@ class Scenes:
         began = time.monotonic()
         events.close()
         closed = time.monotonic() - began
-        stopped = wait_for(lambda: len(self.scheduler.of("/release")) > releases)
+        stopped = wait_until(lambda: len(self.scheduler.of("/release")) > releases)
         again = watch(self.backend.shoot(self.request()))
         return {"closed": closed, "stopped": stopped, "afterwards": type(again[-1]).__name__}
 
@@ -162,7 +156,7 @@ class Scenes:
             events.close()
             closed = time.monotonic() - began
             releases = len(self.scheduler.of("/release"))
-            released = wait_for(lambda: len(self.scheduler.of("/release")) > releases)
+            released = wait_until(lambda: len(self.scheduler.of("/release")) > releases)
             return {"stages": stages, "closed": closed, "given back": released}
         finally:
             self.scheduler.delay = 0.0
@@ -197,11 +191,13 @@ class Scenes:
         director.queue_shot(STORY, "It sleeps.", 28)
         asked = self.backend.gpu_time.seconds
         self.backend.gpu_time.seconds = lambda course: 1
-        platform = threading.Thread(target=self.kill_after_a_chunk, args=(director, 1.0))
-        platform.start()
-        self.work(director)
-        platform.join()
-        self.backend.gpu_time.seconds = asked
+        try:
+            platform = threading.Thread(target=self.kill_after_a_chunk, args=(director, 1.0))
+            platform.start()
+            self.work(director)
+            platform.join()
+        finally:
+            self.backend.gpu_time.seconds = asked
         cut = self.state(director)
         director.cut()
         self.work(director)
@@ -259,25 +255,32 @@ class Scenes:
         """The next call has a fresh one."""
         self.scheduler.kill()
         pid = self.scheduler.workers[-1]
-        wait_for(lambda: not Path(f"/proc/{pid}").exists())
+        wait_until(lambda: not Path(f"/proc/{pid}").exists())
 
     def kill_after_a_chunk(self, director, seconds: float = 0.0) -> None:
-        wait_for(lambda: len(director.view().takes) == 2 and director.view().chunk >= 2)
+        wait_until(lambda: len(director.view().takes) == 2 and director.view().chunk >= 2)
         time.sleep(seconds)
         self.scheduler.kill()
 
 
 def main() -> None:
     with Scheduler() as scheduler:
-        os.environ |= {"SPACES_ZERO_GPU": "1", "SPACES_ZERO_DEVICE_API_URL": scheduler.url}
-        scenes = Scenes(scheduler, import_spaces())
-        for name in sys.argv[2:]:
-            began = time.monotonic()
-            told = getattr(scenes, name)()
-            with open(sys.argv[1], "a") as file:  # what is printed is mixed with what `spaces` prints
-                print(json.dumps({"name": name, "seconds": time.monotonic() - began, **told}), file=file)
+        try:
+            play(scheduler, Path(sys.argv[1]), sys.argv[2:])
+        except BaseException:
+            traceback.print_exc()
         scheduler.kill_all()
     os._exit(0)  # no thread of a scene is waited for
+
+
+def play(scheduler: Scheduler, written: Path, names: list[str]) -> None:
+    os.environ |= {"SPACES_ZERO_GPU": "1", "SPACES_ZERO_DEVICE_API_URL": scheduler.url}
+    scenes = Scenes(scheduler, import_spaces())
+    for name in names:
+        began = time.monotonic()
+        told = getattr(scenes, name)()
+        with open(written, "a") as file:  # what is printed is mixed with what `spaces` prints
+            print(json.dumps({"name": name, "seconds": time.monotonic() - began, **told}), file=file)
 
 
 if __name__ == "__main__":
