@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from shotstream.ahead import pays, run_ahead
+from shotstream.ahead import Overlap, run_ahead, what_pays
 from shotstream.cached_shot import CachedShot
 from shotstream.context import MAX_CONTEXT_FRAMES
 from shotstream.errors import telling_lack_of_memory
@@ -42,20 +42,21 @@ class Engine:
         routing: bool = True,
         policy: str = "recent",
         rebased: bool = False,
-        overlap: bool | None = None,
+        overlap: Overlap | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Without `routing` context frames attend to the new shot's caption instead of their own (paper, ablation);
         `policy` is one of `context.CONTEXT_POLICIES`; `rebased` counts the shots of the discontinuity indicator anew
-        from the oldest that is looked back at (the paper counts on). With `overlap` a chunk's pixels are decoded, and
-        used by whoever asked for them, while the next chunk is made in a thread of its own; None: where that pays. On a
-        CPU stages are timed by `clock`."""
+        from the oldest that is looked back at (the paper counts on). `overlap` is what happens to a chunk while the
+        next one is made, None: what pays here. On a CPU stages are timed by `clock`."""
         self.model = model
         self.routing = routing
         self.policy = policy
         self.rebased = rebased
         self.clock = clock
-        self.overlap = pays(model.device) if overlap is None else overlap
+        self.overlap = what_pays(model.device) if overlap is None else overlap
+        # one of each for good: memory that was used in one stream is not there for another
+        self._pixel_stream, self._text_stream = side_stream(model.device), side_stream(model.device)
         self._lock = threading.Lock()
         self._idle: ShotCache | None = self._allocate(*self._latent_size(model.height, model.width))
         self._warm: _Warm | None = None
@@ -67,16 +68,15 @@ class Engine:
         `noise` replaces what the request's seed draws. Raises `UserError` at once for a request that cannot be made,
         and in the middle of a shot for lack of memory.
         """
-        return self._shoot(
-            plan_shot(request, self.model, self.policy, self.rebased), noise or seeded_noise(request.seed)
-        )
+        plan = plan_shot(request, self.model, self.policy, self.rebased)
+        events = self._shoot(plan, noise or seeded_noise(request.seed))
+        return run_ahead(events, lambda event: isinstance(event, Chunk)) if self.overlap is Overlap.USE else events
 
     def foresee(self, caption: str) -> None:
         """Encodes a caption that a shot will probably have, so that it need not wait for it; best in a thread."""
-        stream = side_stream(self.model.device)
-        with on_stream(stream, None):
+        with on_stream(self._text_stream, None):
             self.model.text.encode(caption)
-        wait_for(stream)
+        wait_for(self._text_stream)
 
     @torch.no_grad()
     def cast(self, picture: np.ndarray, caption: str) -> ShotMemory:
@@ -107,7 +107,7 @@ class Engine:
         """Pixels of what is made, while the next chunk is being made."""
         watch, pixels = Stopwatch(self.model.device, self.clock), warm.pixels
         made, attention = self._make_shot(plan, noise, cache, warm, watch), None
-        if self.overlap:
+        if self.overlap is Overlap.PIXELS:
             made = run_ahead(made, lambda item: isinstance(item, _Clean))
         with closing(made):
             for item in made:
@@ -243,7 +243,7 @@ class Engine:
             del cache  # of another size: let it go before a new one is asked for
             cache, warm = self._allocate(*plan.latent_size), None
         if warm is None:
-            return cache, _Warm(ShotPixels(self.model, plan))
+            return cache, _Warm(ShotPixels(self.model, plan, self._pixel_stream))
         if not (warm.filled and known == plan.prefix_chunks == warm.filled.num_chunks and _same(warm.filled, plan)):
             warm.filled = None
         return cache, warm

@@ -20,7 +20,7 @@ from shotstream.models.model import Model
 from shotstream.models.preview import PreviewDecoder
 from shotstream.models.vae import VAE
 from shotstream.plan import LONGEST_SHOT, Plan
-from shotstream.streams import on_stream, side_stream, to_host, wait_for
+from shotstream.streams import on_stream, to_host, wait_for
 
 THUMBNAIL_SIZE = (48, 192)  # height, width at most
 MARK = 4  # after every so many chunks a decoder's state is kept
@@ -60,11 +60,11 @@ class ShotPixels:
     """Decodes a shot as it comes and keeps the frames that later shots may look back at. What it has stays, for a
     request that goes on with the same chunks."""
 
-    def __init__(self, model: Model, plan: Plan) -> None:
-        self.model, self.plan = model, plan
+    def __init__(self, model: Model, plan: Plan, stream: torch.cuda.Stream | None) -> None:
+        """What is decoded is decoded on `stream`, see `streams`."""
+        self.model, self.plan, self._stream = model, plan, stream
         self._shown = Decoding(model.preview or model.vae)  # whose pictures
         self._seen = Decoding(model.vae) if model.preview else self._shown  # the VAE's are remembered
-        self._stream = side_stream(model.device)
         self._clean: list[torch.Tensor] = []  # latents of the chunks decoded, on the CPU
         first = plan.request.memory.num_frames
         lengths = (model.shot_frames(chunks) for chunks in range(1, LONGEST_SHOT + 1))

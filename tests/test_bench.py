@@ -137,13 +137,14 @@ def test_a_shot_costs_the_same_late_in_a_film_and_memory_stays_flat():
     import statistics
     import time
 
+    from shotstream.ahead import Overlap
     from shotstream.engine import Engine
     from shotstream.events import ShotRequest
     from shotstream.memory import Memory
     from shotstream.models.weights import load_model
     from shotstream.story import compose_caption
 
-    engine, memory = Engine(load_model(), overlap=False), Memory()
+    engine, memory = Engine(load_model(), overlap=Overlap.NOTHING), Memory()
     seconds, held = [], []
     for number in range(30):
         caption = compose_caption(speed.WORLD, number, "It jumps.")

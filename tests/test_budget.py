@@ -10,6 +10,7 @@ import torch
 from complaints import refusal
 
 from shotstream.__main__ import main
+from shotstream.ahead import Overlap
 from shotstream.budget import CARDS, MARGIN, SPEEDS, empty_model, expected_fps, fits, room, shot_work
 from shotstream.engine import Engine
 from shotstream.events import ShotDone, ShotRequest
@@ -60,7 +61,7 @@ def test_the_engine_s_own_tensors_peak_where_it_says(folder):
     tenth. What libraries take for themselves is not counted: on a CPU, convolutions copy into other layouts."""
     model = load_model(folder)
     memory = Memory()
-    engine = Engine(model, overlap=False)  # the count is of one thread
+    engine = Engine(model, overlap=Overlap.NOTHING)  # the count is of one thread
     for index in range(6):
         events = engine.shoot(ShotRequest(f"a cat in shot {index}", memory, index, num_chunks=1))
         memory = [event for event in events if isinstance(event, ShotDone)][0].memory  # to its end: a cache goes back

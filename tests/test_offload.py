@@ -7,6 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from shotstream.__main__ import main
+from shotstream.ahead import Overlap
 from shotstream.budget import empty_model
 from shotstream.engine import Engine
 from shotstream.errors import UserError
@@ -23,7 +24,7 @@ def wan_folder(tmp_path_factory):
 
 
 def frames_of(model) -> torch.Tensor:
-    events = Engine(model, overlap=False).shoot(ShotRequest("a cat", Memory(), 1, num_chunks=2))
+    events = Engine(model, overlap=Overlap.NOTHING).shoot(ShotRequest("a cat", Memory(), 1, num_chunks=2))
     return torch.cat([torch.from_numpy(event.frames) for event in events if isinstance(event, Chunk)])
 
 

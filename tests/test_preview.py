@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from shotstream.__main__ import main
+from shotstream.ahead import Overlap
 from shotstream.engine import Engine
 from shotstream.errors import UserError
 from shotstream.events import Chunk, Progress, ShotRequest
@@ -107,7 +108,7 @@ def test_a_shot_that_goes_on_is_decoded_once_by_either_decoder(folder: Path, wei
     request, made = ShotRequest("A fox runs.shot0:", num_chunks=6), []
     decoded = []
     shown.vae.module.decoder.conv_in.register_forward_hook(lambda *_: decoded.append(1))
-    engine = Engine(shown, overlap=False)
+    engine = Engine(shown, overlap=Overlap.NOTHING)
     for length in (2, 5, 6):
         prefix = torch.cat([chunk.latents for chunk in made]) if made else None
         *events, done = engine.shoot(replace(request, num_chunks=length, prefix=prefix))
@@ -115,7 +116,7 @@ def test_a_shot_that_goes_on_is_decoded_once_by_either_decoder(folder: Path, wei
     assert len(decoded) == 3 * 6
     steered = replace(request, caption="A fox sleeps.shot0:", prefix=prefix[:12])
     for told, here in ((steered, [*engine.shoot(steered)]), (request, [*made, done])):
-        elsewhere = [*Engine(shown, overlap=False).shoot(told)]
+        elsewhere = [*Engine(shown, overlap=Overlap.NOTHING).shoot(told)]
         pictures = [[event.frames for event in events if isinstance(event, Chunk)] for events in (here, elsewhere)]
         assert np.array_equal(*map(np.concatenate, pictures))
         assert torch.equal(here[-1].shot.latents, elsewhere[-1].shot.latents)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from shotstream.ahead import Overlap
 from shotstream.engine import Engine
 from shotstream.errors import UserError
 from shotstream.evaluation.baseline import Baseline
@@ -40,13 +41,13 @@ class Side:
 @dataclass(frozen=True)
 class Comparison:
     """On a CPU, stages and first pixels are in seconds of processor time, in which nobody else's work counts; `timed`
-    says so. With `overlap`, `ours.by_the_clock` is of shots whose pixels are made beside the next chunk. `flops` are of
+    says so. `ours.by_the_clock` is of shots with `overlap`. `flops` are of
     all denoising steps of a shot; `apart` is the largest difference between the two films' latents."""
 
     rounds: int
     chunks: int
     frames: int
-    overlap: bool
+    overlap: str  # of `ahead.Overlap`
     timed: str
     ours: Side
     baseline: Side
@@ -63,7 +64,7 @@ def compare(model: Model, rounds: int, chunks: int, height: int, width: int) -> 
     """Two films of the same captions and seeds, `rounds` shots after a first one that warms up."""
     on_a_cpu = model.device.type == "cpu"
     clock = time.process_time if on_a_cpu else time.perf_counter
-    serial, engine = Engine(model, overlap=False, clock=clock), Engine(model)
+    serial, engine = Engine(model, overlap=Overlap.NOTHING, clock=clock), Engine(model)
     baseline, memory = Baseline(model, clock=clock), Memory()
     ours, plain, rates, apart = [], [], None, 0.0
     for number in range(rounds + 1):
@@ -85,7 +86,7 @@ def compare(model: Model, rounds: int, chunks: int, height: int, width: int) -> 
         rounds=rounds,
         chunks=chunks,
         frames=one.frames,
-        overlap=engine.overlap,
+        overlap=engine.overlap.value,
         timed=" of processor time" if on_a_cpu else "",
         ours=_medians(ours),
         baseline=_medians(plain),
@@ -116,7 +117,7 @@ def climb(model: Model, rounds: int, chunks: int, height: int, width: int) -> li
         except UserError as error:
             print(f"Note: {RUNGS[rung].name}: {error}", file=sys.stderr)
             continue
-        engines.append(Engine(quick, overlap=False, clock=clock))
+        engines.append(Engine(quick, overlap=Overlap.NOTHING, clock=clock))
         lines.append((f"{rung} {RUNGS[rung].name}", line))
     memories, taken = [Memory()] * len(engines), [[] for _ in engines]
     for number in range(rounds + 1):
@@ -212,11 +213,11 @@ def table(found: Comparison) -> str:
 
     for name, (label, _) in STAGES.items():
         lines.append(line(label, ours.stages[name], plain.stages[name]))
-    note = "  pixels while the next chunk is made" if found.overlap else ""
+    note = {"use": "  H.264 while the next chunk is made", "pixels": "  pixels while the next chunk is made"}
     lines += [
         line("all stages", sum(ours.stages.values()), sum(plain.stages.values())),
         line("first pixels", ours.first_pixels, plain.first_pixels),
-        line("end to end, by the clock", ours.by_the_clock, plain.by_the_clock, note),
+        line("end to end, by the clock", ours.by_the_clock, plain.by_the_clock, note.get(found.overlap, "")),
         "",
         f"{'frames a second':<28}{found.frames / ours.by_the_clock:10.2f}{found.frames / plain.by_the_clock:10.2f}",
         f"{'share of own roofline':<28}{found.roofline(ours):10.0%}{found.roofline(plain):10.0%}  "
