@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from shotstream.ahead import pays, run_ahead
+from shotstream.ahead import Overlap, run_ahead, what_pays
 from shotstream.arguments import leave_a_core
 from shotstream.cores import usable_cores
 
@@ -91,7 +91,7 @@ def test_only_cores_that_this_process_may_use_count(monkeypatch: pytest.MonkeyPa
     try:
         os.sched_setaffinity(0, {min(cores)})
         leave_a_core()
-        assert usable_cores() == torch.get_num_threads() == 1 and not pays(torch.device("cpu"))
+        assert usable_cores() == torch.get_num_threads() == 1 and what_pays(torch.device("cpu")) is Overlap.NOTHING
     finally:
         os.sched_setaffinity(0, cores)
         torch.set_num_threads(threads)
