@@ -75,7 +75,8 @@ def serve(args: argparse.Namespace) -> None:
     page_first = by_replicas or (is_hub_id(str(source)) and not Path(source).exists())
     if page_first:
         logs.configure()
-    backend.start()
+    backend.start()  # after which a signal is ours again
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: films in progress are deleted
     if by_replicas:
         from shotstream.backends import cluster
 
@@ -96,7 +97,6 @@ def serve(args: argparse.Namespace) -> None:
         **options(page),
         _frontend=False,  # skips a self-check that gives a busy machine three seconds and then refuses to start
     )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: films in progress are deleted
     if page.blocks.mcp_error:  # a package that is not there, for one; told to be quiet, Gradio does not tell it
         print(f"The page is no tool for assistants. {page.blocks.mcp_error}", file=sys.stderr)
     print(f"ShotStream is playing at {page.blocks.local_url} (Ctrl-C ends it).", flush=True)
