@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from shotstream.__main__ import main
 from shotstream.engine import Engine
 from shotstream.errors import UserError
-from shotstream.evaluation import command, metrics, reader, report, toyworld, variants
+from shotstream.evaluation import command, metrics, plots, reader, report, toyworld, variants
 from shotstream.evaluation.cuts import Content, TransNet, best_detector
 from shotstream.evaluation.estimate import over_stories
 from shotstream.evaluation.features import RealMeasures, between, flicker, motion, within
@@ -347,6 +347,12 @@ def table(tmp_path):
     path = tmp_path / "rows.yaml"
     path.write_text("\n".join(rows))
     return ["evaluate", "--table", str(path), "-o", str(tmp_path / "page.md"), "--device", "cpu"]
+
+
+def test_the_front_has_only_what_nothing_beats():
+    points = [(1.0, 0.9), (2.0, 0.9), (3.0, 0.5), (3.0, 0.6), (2.5, 0.4), (4.0, 0.1)]
+    assert plots.pareto_front(points) == [(2.0, 0.9), (3.0, 0.6), (4.0, 0.1)]
+    assert plots.pareto_front([]) == []
 
 
 @pytest.mark.timeout(900)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from shotstream.errors import UserError
@@ -98,7 +98,7 @@ def _drift(figure: Figure, rows: Mapping[str, Row], unit: str) -> None:
 
 
 def _speeds(figure: Figure, rows: Mapping[str, Row]) -> None:
-    axes = _with_grid(figure)
+    axes, points = _with_grid(figure), []
     for name, row in rows.items():
         estimate = row.figures.metrics.get("inter_subject_true")
         if name == TRUTH or row.fps is None or estimate is None:
@@ -106,11 +106,25 @@ def _speeds(figure: Figure, rows: Mapping[str, Row]) -> None:
         errors = (estimate.error or 0.0, row.fps.error or 0.0)
         mark = "osD^v"[len(axes.containers) // 10 % 5]  # the colours come round again after ten
         axes.errorbar(row.fps.value, estimate.value, *errors, fmt=mark, label=name)
+        points.append((row.fps.value, estimate.value))
+    if best := pareto_front(points):
+        axes.plot(*zip(*best, strict=True), ":", color="grey", zorder=0, label="nothing is better in both")
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
     axes.set_xlabel("frames a second, everything included")
     axes.set_ylabel("right character in later shots")
     if axes.get_legend_handles_labels()[0]:
         figure.legend(loc="outside right center", fontsize="small")
+
+
+def pareto_front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Of points (speed, quality) those than which none is better in one and as good in the other, slowest first."""
+    front: list[tuple[float, float]] = []
+    for speed, quality in sorted(points, reverse=True):
+        if not front or quality > front[-1][1]:
+            front.append((speed, quality))
+    return front[::-1]
 
 
 def _with_grid(figure: Figure) -> Axes:
