@@ -219,16 +219,8 @@ class Engine:
         transformer, schedule = self.model.transformer, self.model.schedule
         rows, columns = transformer.patch_grid(height, width)
         with telling_lack_of_memory(f"on {self.model.device} for the caches of a shot of {rows}x{columns} patches"):
-            return ShotCache.allocate(
-                layers=transformer.config.num_layers,
-                heads=transformer.config.num_heads,
-                head_dim=transformer.head_dim,
-                context_frames=MAX_CONTEXT_FRAMES,
-                local_frames=schedule.max_chunks * schedule.chunk_frames,
-                frame_tokens=rows * columns,
-                device=self.model.device,
-                dtype=self.model.dtype,
-            )
+            frames = schedule.max_chunks * schedule.chunk_frames
+            return ShotCache.allocate(transformer, (height, width), frames, self.model.device, self.model.dtype)
 
     def _take(self, plan: Plan) -> tuple[ShotCache, _Warm]:
         """A place for the caches of a shot, and what is known of it already."""

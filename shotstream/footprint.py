@@ -7,7 +7,6 @@ libraries take for themselves (workspaces, fragments) is not counted.
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -145,16 +144,7 @@ def _rehearse(
         working[name] = max(working.get(name, 0), live.peak - before)
 
     config = transformer.config
-    cache = ShotCache.allocate(
-        layers=config.num_layers,
-        heads=config.num_heads,
-        head_dim=transformer.head_dim,
-        context_frames=MAX_CONTEXT_FRAMES,
-        local_frames=schedule.max_chunks * frames,
-        frame_tokens=math.prod(transformer.patch_grid(*size)),
-        device=device,
-        dtype=dtype,
-    )
+    cache = ShotCache.allocate(transformer, size, schedule.max_chunks * frames, device, dtype)
     kept["caches"] = live.now
     with stage("text"):
         model.text.encoder(torch.zeros(1, config.text_len, dtype=torch.long, device=device))

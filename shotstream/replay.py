@@ -80,21 +80,11 @@ def _single_calls(recording: Recording, model: Model) -> Iterator[Difference]:
     context_shots = recording.tensor(f"shot{shot}.context_shot_index").long().flatten()
     local = chunks * schedule.chunk_frames
     shots = torch.cat([context_shots, torch.full((local,), max(shot, 1))])
-    rows, columns = transformer.patch_grid(*recording.latent_size)
-    tokens = rows * columns
     phases = transformer.phases(torch.arange(len(shots)), shots, recording.latent_size, model.device)
     embeds = torch.stack([model.text.encode(caption) for caption in recording.captions])
     captions = transformer.embed_captions(embeds.to(model.device, model.dtype))
-    cache = ShotCache.allocate(
-        layers=len(transformer.blocks),
-        heads=transformer.config.num_heads,
-        head_dim=transformer.head_dim,
-        context_frames=MAX_CONTEXT_FRAMES,
-        local_frames=local,
-        frame_tokens=tokens,
-        device=model.device,
-        dtype=model.dtype,
-    )
+    cache = ShotCache.allocate(transformer, recording.latent_size, local, model.device, model.dtype)
+    tokens = cache.frame_tokens
     transformer.forward_cached(
         recording.tensor(f"shot{shot}.context_latents").to(model.device, model.dtype),
         torch.zeros(1, 1),

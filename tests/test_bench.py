@@ -26,10 +26,7 @@ def test_counted_flops_are_those_that_torch_sees(stop, monkeypatch):
     transformer = ShotTransformer(**NUMBERS)
     grid = transformer.patch_grid(rows, columns)
     device = torch.device("cpu")
-    cache = ShotCache.allocate(
-        layers=3, heads=2, head_dim=48, context_frames=context, local_frames=9, frame_tokens=6, device=device,
-        dtype=torch.float32,
-    )  # fmt: skip
+    cache = ShotCache.allocate(transformer, (rows, columns), 9, device, torch.float32)
     with torch.no_grad():
         caption = transformer.embed_captions(torch.randn(1, 12, 32))
         times = transformer.times(torch.full((1, 1), 500.0))

@@ -25,16 +25,7 @@ def transformer() -> ShotTransformer:
 
 
 def allocate(model: ShotTransformer, local_frames: int) -> ShotCache:
-    return ShotCache.allocate(
-        layers=len(model.blocks),
-        heads=model.config.num_heads,
-        head_dim=model.head_dim,
-        context_frames=CONTEXT,
-        local_frames=local_frames,
-        frame_tokens=TOKENS,
-        device=torch.device("cpu"),
-        dtype=torch.float32,
-    )
+    return ShotCache.allocate(model, (4, 6), local_frames, torch.device("cpu"), torch.float32)
 
 
 def chunk_mask(chunks: int) -> torch.Tensor:

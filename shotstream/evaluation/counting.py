@@ -127,24 +127,14 @@ def _count(call: Callable[[], object]) -> Count:
 def _engines_call(transformer: ShotTransformer, size: Size, dtype: torch.dtype) -> Callable[[], object]:
     config = transformer.config
     device = transformer.head.modulation.device
-    rows, columns = transformer.patch_grid(*size.latent_size)
-    cache = ShotCache.allocate(
-        layers=config.num_layers,
-        heads=config.num_heads,
-        head_dim=transformer.head_dim,
-        context_frames=MAX_CONTEXT_FRAMES,
-        local_frames=size.shot_frames,
-        frame_tokens=rows * columns,
-        device=device,
-        dtype=dtype,
-    )
+    cache = ShotCache.allocate(transformer, size.latent_size, size.shot_frames, device, dtype)
     shots = torch.ones(MAX_CONTEXT_FRAMES + size.shot_frames)
     phases = transformer.phases(torch.arange(len(shots)), shots, size.latent_size, device)
     captions = transformer.embed_captions(torch.empty(1, config.text_len, config.text_dim, dtype=dtype))
     times = transformer.times(torch.empty(1, 1))
     stop = size.start + size.chunk_frames
     latents = torch.empty(1, size.chunk_frames, config.in_dim, *size.latent_size, dtype=dtype)
-    own = phases.frames(MAX_CONTEXT_FRAMES + size.start, MAX_CONTEXT_FRAMES + stop, rows * columns)
+    own = phases.frames(MAX_CONTEXT_FRAMES + size.start, MAX_CONTEXT_FRAMES + stop, cache.frame_tokens)
     windows = cache.chunk_windows(stop)
     return lambda: transformer.forward_cached(latents, times, captions, own, windows)
 

@@ -6,11 +6,17 @@ in place; who writes when is the engine's business. Knows neither shots nor capt
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
+from shotstream.context import MAX_CONTEXT_FRAMES
 from shotstream.models.rope import rotate, shift_phases
+
+if TYPE_CHECKING:
+    from shotstream.models.transformer import ShotTransformer
 
 WATCHED_QUERIES = 128  # of a chunk: enough for a mean
 
@@ -80,21 +86,20 @@ class ShotCache:
     @classmethod
     def allocate(
         cls,
-        *,
-        layers: int,
-        heads: int,
-        head_dim: int,
-        context_frames: int,
+        transformer: ShotTransformer,
+        latent_size: tuple[int, int],
         local_frames: int,
-        frame_tokens: int,
         device: torch.device,
         dtype: torch.dtype,
         batch: int = 1,
     ) -> ShotCache:
-        shape = (layers, batch, (context_frames + local_frames) * frame_tokens, heads, head_dim)
+        """For calls of `transformer` on latent frames of `latent_size`, rows and columns."""
+        config, frame_tokens = transformer.config, math.prod(transformer.patch_grid(*latent_size))
+        tokens = (MAX_CONTEXT_FRAMES + local_frames) * frame_tokens
+        shape = (config.num_layers, batch, tokens, config.num_heads, transformer.head_dim)
         # written once: memory is really ours from here on, and lack of it shows now and not in the middle of a shot
         keys, values = (torch.empty(shape, device=device, dtype=dtype).zero_() for _ in range(2))
-        return cls(keys, values, context_frames, frame_tokens)
+        return cls(keys, values, MAX_CONTEXT_FRAMES, frame_tokens)
 
     def _window(self, layer: int, stop_frame: int, own_frame: int | None = None) -> LayerWindow:
         stop = stop_frame * self.frame_tokens

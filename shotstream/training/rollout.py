@@ -24,22 +24,6 @@ Noise = Callable[[int, int], Tensor]
 """(chunk, step) -> float32 [B, f, C, h, w]."""
 
 
-def allocate_cache(transformer: ShotTransformer, batch: ShotBatch) -> ShotCache:
-    """Caches for the shots of `batch`, which are all as long as its target."""
-    rows, columns = transformer.patch_grid(*batch.target.shape[-2:])
-    return ShotCache.allocate(
-        layers=transformer.config.num_layers,
-        heads=transformer.config.num_heads,
-        head_dim=transformer.head_dim,
-        context_frames=MAX_CONTEXT_FRAMES,
-        local_frames=batch.target.shape[1],
-        frame_tokens=rows * columns,
-        device=batch.target.device,
-        dtype=batch.target.dtype,
-        batch=len(batch.target),
-    )
-
-
 def roll_out(
     transformer: ShotTransformer,
     batch: ShotBatch,
@@ -55,7 +39,10 @@ def roll_out(
     anew under the new one, as by the engine. The batch's target gives only the shape.
     """
     last_step = len(schedule.steps) - 1 if last_step is None else last_step
-    cache, phases = allocate_cache(transformer, batch), batch.phases(transformer)
+    target = batch.target
+    latent_size = (target.shape[-2], target.shape[-1])
+    cache = ShotCache.allocate(transformer, latent_size, target.shape[1], target.device, target.dtype, len(target))
+    phases = batch.phases(transformer)
     tokens, size = cache.frame_tokens, schedule.chunk_frames
     wants_gradient = torch.is_grad_enabled()
     with torch.no_grad():
