@@ -166,7 +166,7 @@ def shot_work(model: Model, height: int, width: int, chunks: int) -> Work:
     from shotstream.evaluation.rates import call_flops
 
     transformer, schedule = model.transformer, model.schedule
-    rows, columns = height // model.vae.spatial_factor, width // model.vae.spatial_factor
+    rows, columns = model.latent_size(height, width)
     grid = transformer.patch_grid(rows, columns)
     tokens, config = grid[0] * grid[1], transformer.config
     row = 2 * config.num_layers * config.dim * model.dtype.itemsize * tokens  # keys and values of a latent frame

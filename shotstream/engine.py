@@ -58,7 +58,7 @@ class Engine:
         # one of each for good: memory that was used in one stream is not there for another
         self._pixel_stream, self._text_stream = side_stream(model.device), side_stream(model.device)
         self._lock = threading.Lock()
-        self._idle: ShotCache | None = self._allocate(*self._latent_size(model.height, model.width))
+        self._idle: ShotCache | None = self._allocate(model.latent_size(model.height, model.width))
         self._warm: _Warm | None = None
 
     def shoot(self, request: ShotRequest, noise: NoiseSource | None = None) -> Iterator[Event]:
@@ -212,15 +212,12 @@ class Engine:
         shape = (MAX_CONTEXT_FRAMES, model.vae.latent_channels, *plan.latent_size)
         return torch.zeros(shape, device=model.device, dtype=model.dtype)
 
-    def _latent_size(self, height: int, width: int) -> tuple[int, int]:
-        return height // self.model.vae.spatial_factor, width // self.model.vae.spatial_factor
-
-    def _allocate(self, height: int, width: int) -> ShotCache:
+    def _allocate(self, latent_size: tuple[int, int]) -> ShotCache:
         transformer, schedule = self.model.transformer, self.model.schedule
-        rows, columns = transformer.patch_grid(height, width)
+        rows, columns = transformer.patch_grid(*latent_size)
         with telling_lack_of_memory(f"on {self.model.device} for the caches of a shot of {rows}x{columns} patches"):
             frames = schedule.max_chunks * schedule.chunk_frames
-            return ShotCache.allocate(transformer, (height, width), frames, self.model.device, self.model.dtype)
+            return ShotCache.allocate(transformer, latent_size, frames, self.model.device, self.model.dtype)
 
     def _take(self, plan: Plan) -> tuple[ShotCache, _Warm]:
         """A place for the caches of a shot, and what is known of it already."""
@@ -233,7 +230,7 @@ class Engine:
             warm = None
         if cache is None or cache.frame_tokens != rows * columns:
             del cache  # of another size: let it go before a new one is asked for
-            cache, warm = self._allocate(*plan.latent_size), None
+            cache, warm = self._allocate(plan.latent_size), None
         if warm is None:
             return cache, _Warm(ShotPixels(self.model, plan, self._pixel_stream))
         if not (warm.filled and known == plan.prefix_chunks == warm.filled.num_chunks and _same(warm.filled, plan)):

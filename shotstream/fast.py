@@ -99,7 +99,7 @@ def _in_half(model: Model) -> tuple[Model, str]:
 def _block_seconds(transformer: ShotTransformer, model: Model, repeats: int = 5) -> float:
     """Of processor time, for a block's call on the second chunk of a shot: the least of a few."""
     config, dtype = transformer.config, transformer.head.modulation.dtype
-    size = (model.height // model.vae.spatial_factor, model.width // model.vae.spatial_factor)
+    size = model.latent_size(model.height, model.width)
     rows, columns = transformer.patch_grid(*size)
     frames = model.schedule.chunk_frames
     heads = (config.num_heads, transformer.head_dim)

@@ -134,7 +134,7 @@ def _rehearse(
     """The engine's calls of a last chunk, in its order; see `Engine`."""
     transformer, schedule, vae = model.transformer, model.schedule, model.vae
     device, dtype, frames = model.device, model.dtype, schedule.chunk_frames
-    size = height // vae.spatial_factor, width // vae.spatial_factor
+    size = model.latent_size(height, width)
 
     @contextmanager
     def stage(name: str) -> Iterator[None]:

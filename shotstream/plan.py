@@ -119,7 +119,7 @@ def _checked_size(request: ShotRequest, model: Model) -> tuple[int, int]:
             f"A picture of {width}x{height} is too large for {model.name}: at most {MAX_AREA} times "
             f"the area of {model.width}x{model.height}."
         )
-    return height // model.vae.spatial_factor, width // model.vae.spatial_factor
+    return model.latent_size(height, width)
 
 
 def _checked_prefix(prefix: torch.Tensor, shape: tuple[int, int, int], num_chunks: int, model: Model) -> int:

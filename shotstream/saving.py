@@ -127,7 +127,7 @@ def _check_keys(session: SavedSession, kept: MemoryFile) -> None:
 def most_bytes(model: ModelFacts) -> int:
     """How large a file can be of a session with this model."""
     sizes = {*model.shapes.values(), (model.width, model.height)}
-    latents = max(math.prod(model.latent_shape(*size)) for size in sizes) * 4  # float32
+    latents = max(math.prod(model.latent_shape(height, width)) for width, height in sizes) * 4  # float32
     picture = max(math.prod(size) for size in sizes) * 3
     frame = latents + math.prod(THUMBNAIL_SIZE) * 3
     return MAX_TAKES * MAX_KEPT * frame + MAX_PROMPTS * picture + 2 * MAX_TEXT
@@ -140,7 +140,7 @@ def check_model(session: SavedSession, kept: MemoryFile, model: ModelFacts) -> N
     if session.size and session.size not in model.shapes.values():
         raise UserError(f"This session has pictures of {_sides(session.size)}, which {model.name} does not make.")
     width, height = session.size or (model.width, model.height)
-    fitting = model.latent_shape(width, height)
+    fitting = model.latent_shape(height, width)
     for found in {picture.shape for picture in kept.pictures} - {(height, width, 3)}:
         raise UserError(f"A picture of this session is {_sides(found)} and not {height}x{width}x3, as its film.")
     for found in {tuple(shot.latents.shape[1:]) for shot in kept.shots} - {fitting}:

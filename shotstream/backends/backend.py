@@ -98,6 +98,6 @@ class ModelFacts(Protocol):
     @property
     def default_chunks(self) -> int: ...
 
-    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
-        """(C, h, w) of the latents of a picture of so many pixels."""
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """(C, h, w) of a latent frame of a picture of so many pixels."""
         ...

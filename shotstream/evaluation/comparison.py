@@ -177,13 +177,9 @@ def _baseline_shot(
     return shot.latents, Side(stages, shown - begun, time.perf_counter() - started)
 
 
-def _latent_size(model: Model, height: int, width: int) -> tuple[int, int]:
-    return height // model.vae.spatial_factor, width // model.vae.spatial_factor
-
-
 def _shot_flops(model: Model, chunks: int, height: int, width: int) -> Flops:
     calls = [
-        call_flops(model.transformer, model.schedule.chunk_frames, seen, *_latent_size(model, height, width))
+        call_flops(model.transformer, model.schedule.chunk_frames, seen, *model.latent_size(height, width))
         for seen in attended(model, chunks)
     ]
     steps = len(model.schedule.steps)
@@ -191,7 +187,7 @@ def _shot_flops(model: Model, chunks: int, height: int, width: int) -> Flops:
 
 
 def _rates(model: Model, height: int, width: int, chunks: int, clock: Callable[[], float]) -> Rates:
-    rows, columns = model.transformer.patch_grid(*_latent_size(model, height, width))
+    rows, columns = model.transformer.patch_grid(*model.latent_size(height, width))
     seen = attended(model, chunks)
     tokens, keys = model.schedule.chunk_frames * rows * columns, sum(seen) // len(seen) * rows * columns
     return measure_rates(model.transformer, tokens, keys, model.device, model.dtype, repeats=3, clock=clock)

@@ -46,8 +46,8 @@ class RemoteModel:
         """The length of a shot when nobody asks for one."""
         return self.schedule.default_chunks
 
-    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
-        """(C, h, w) of the latents of a picture of so many pixels."""
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """(C, h, w) of a latent frame of a picture of so many pixels."""
         return self.latent_channels, height // self.spatial_factor, width // self.spatial_factor
 
     @cached_property

@@ -52,9 +52,13 @@ class Model:
         """The length of a shot when nobody asks for one."""
         return self.schedule.default_chunks
 
-    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
-        """(C, h, w) of the latents of a picture of so many pixels."""
-        return self.vae.latent_channels, height // self.vae.spatial_factor, width // self.vae.spatial_factor
+    def latent_size(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the latents of a picture of so many pixels."""
+        return height // self.vae.spatial_factor, width // self.vae.spatial_factor
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """(C, h, w) of a latent frame of such a picture."""
+        return self.vae.latent_channels, *self.latent_size(height, width)
 
     def shot_frames(self, num_chunks: int) -> int:
         """Pixel frames of a shot of `num_chunks` chunks."""

@@ -97,8 +97,7 @@ class Either:
 
 def _own_shape(model: Model) -> tuple[int, ...]:
     """Of what a block is given of a chunk: [B, F, T, dim]."""
-    size = (model.height // model.vae.spatial_factor, model.width // model.vae.spatial_factor)
-    rows, columns = model.transformer.patch_grid(*size)
+    rows, columns = model.transformer.patch_grid(*model.latent_size(model.height, model.width))
     return 1, model.schedule.chunk_frames, rows * columns, model.transformer.config.dim
 
 
