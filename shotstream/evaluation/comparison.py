@@ -73,9 +73,9 @@ def compare(model: Model, rounds: int, chunks: int, height: int, width: int) -> 
         caption = compose_caption(WORLD, number, "It jumps.")
         request = ShotRequest(caption, memory, number, chunks, None, height, width)
         one = shoot(serial, request, clock)
-        forget_captions(model)
+        model.text.forget()
         whole = shoot(engine, request).total
-        forget_captions(model)
+        model.text.forget()
         latents, side = _baseline_shot(baseline, caption, number, chunks, height, width)
         memory = one.memory
         if number:  # the first warmed everything up
@@ -123,7 +123,7 @@ def climb(model: Model, rounds: int, chunks: int, height: int, width: int) -> li
     for number in range(rounds + 1):
         caption = compose_caption(WORLD, number, "It jumps.")
         for place, engine in enumerate(engines):
-            forget_captions(model)
+            model.text.forget()
             shot = shoot(engine, ShotRequest(caption, memories[place], number, chunks, None, height, width), clock)
             memories[place] = shot.memory
             if number:
@@ -147,11 +147,6 @@ def ladder_table(steps: Sequence[Step]) -> str:
         whole = f"{step.all_stages:10.3f}{first.all_stages / step.all_stages:8.2f}x"
         lines.append(f"{step.name:<16}{denoiser}{whole}  {step.what}")
     return "\n".join(lines)
-
-
-def forget_captions(model: Model) -> None:
-    """So that the next film of the same captions has them to encode as well."""
-    getattr(model.text, "forget", lambda: None)()
 
 
 def _medians(shots: Sequence[Side]) -> Side:

@@ -151,6 +151,6 @@ class RemoteShard:
         headers = build_hf_headers() | {"Range": f"bytes={start}-{stop - 1}"}
         with get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=20) as response:
             response.raise_for_status()
-            if response.status_code != 206 and start + (stop - start) < int(response.headers.get("Content-Length", 0)):
+            if response.status_code != 206 and stop < int(response.headers.get("Content-Length", 0)):
                 raise OSError(None, "the server does not send parts of files")
             yield from response.iter_bytes()

@@ -25,6 +25,8 @@ class TextEncoder(Protocol):
 
     def count_tokens(self, caption: str) -> tuple[int, int]: ...
 
+    def forget(self) -> None: ...
+
 
 def clean_caption(text: str) -> str:
     """Text as Wan's pipeline reads it: broken encodings mended, entities resolved, runs of white space made one."""
