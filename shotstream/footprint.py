@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -60,8 +61,8 @@ def _key(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-class _FusedAttention(TorchFunctionMode):
-    """On the meta device torch has only the attention that writes out all scores, which no GPU runs."""
+class FusedAttention(TorchFunctionMode):
+    """For tensors without numbers torch has only the attention that writes out all scores, which no GPU runs."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.scaled_dot_product_attention:
@@ -71,7 +72,7 @@ class _FusedAttention(TorchFunctionMode):
 
 def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **options: Any) -> torch.Tensor:
     """What a fused attention over [..., heads, tokens, head_dim] allocates: its output, token by token, and sums."""
-    if not query.is_meta:
+    if not (query.is_meta or isinstance(query, FakeTensor)):
         return F.scaled_dot_product_attention(query, key, value, **options)
     query.new_empty(query.shape[:-1], dtype=torch.float32)
     *batch, heads, tokens, _ = query.shape
@@ -123,7 +124,7 @@ def measure(model: Model, height: int, width: int, num_chunks: int) -> Footprint
     block = max(_size(block) for block in model.text.encoder.encoder.block)
     kept: dict[str, int] = {}
     working: dict[str, int] = {}
-    with torch.no_grad(), _FusedAttention(), LiveBytes() as live:
+    with torch.no_grad(), FusedAttention(), LiveBytes() as live:
         _rehearse(model, height, width, num_chunks, live, kept, working)
     return Footprint(weights, kept, working, block)
 

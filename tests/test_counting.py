@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import counting
 import pytest
 import torch
 import torch.nn.functional as F
 
-from shotstream.evaluation import counting
+from shotstream.models.transformer import ShotTransformer
 
 SMALL = {"dim": 96, "ffn_dim": 160, "num_heads": 2, "num_layers": 3, "text_dim": 32, "text_len": 12, "freq_dim": 32}
 
@@ -30,7 +31,7 @@ def test_a_later_chunk_costs_no_more_outside_attention():
 def test_the_counter_counts_what_is_launched():
     with torch.device("meta"), torch.no_grad():
         x, y = torch.empty(4, 6), torch.empty(4, 1).expand(4, 6)
-        with counting._counted() as count:
+        with counting.counted() as count:
             x.view(2, 12).t().unsqueeze(0)
             assert count.kernels == 0
             torch.mm(x, x.t())
@@ -50,8 +51,6 @@ def test_the_counter_counts_what_is_launched():
 def test_no_number_is_read_back_inside_a_call(grad):
     """A tensor without memory has no number to read: a host that waits for one fails here."""
     with torch.device("meta"), torch.set_grad_enabled(grad):
-        from shotstream.models.transformer import ShotTransformer
-
         transformer = ShotTransformer(**SMALL)
-        call = counting._engines_call(transformer, counting.Size(latent_size=(8, 12)), torch.float32)
+        call = counting.engines_call(transformer, counting.Size(latent_size=(8, 12)), torch.float32)
         assert call().shape == (1, 3, 16, 8, 12)

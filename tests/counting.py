@@ -11,16 +11,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from unittest.mock import patch
 
 import torch
-import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from shotstream.context import MAX_CONTEXT_FRAMES
 from shotstream.evaluation import baseline
+from shotstream.footprint import FusedAttention
 from shotstream.models.cache import ShotCache
 from shotstream.models.transformer import ShotTransformer
 
@@ -41,12 +40,12 @@ class Count:
 class _Counting(TorchDispatchMode):
     def __init__(self, count: Count) -> None:
         super().__init__()
-        self.count, self.attending = count, False
+        self.count = count
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         name = function.overloadpacket.__name__
-        if self.attending or name in FREE or _is_view(function):
+        if name in FREE or _is_view(function):
             return result
         if name in MATRIX_PRODUCTS:
             self.count.matrix_products += 1
@@ -76,19 +75,10 @@ def _bytes(tensor: torch.Tensor) -> int:
 
 
 @contextmanager
-def _counted() -> Iterator[Count]:
-    """Counts what is called inside; attention leaves an empty result of its shape."""
+def counted() -> Iterator[Count]:
+    """Counts what is called inside; attention leaves an empty result of its shape, which is free."""
     count = Count()
-    counting = _Counting(count)
-
-    def attention(q: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
-        counting.attending = True
-        try:  # as GPUs' kernels lay it out: [B, tokens, heads, head_dim] in memory
-            return torch.empty_like(q.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
-        finally:
-            counting.attending = False
-
-    with patch.object(F, "scaled_dot_product_attention", attention), counting:
+    with FusedAttention(), _Counting(count):
         yield count
 
 
@@ -115,16 +105,16 @@ def count_calls(
             transformer = ShotTransformer(**config or {})
         finally:
             torch.set_default_dtype(usual)
-        return _count(_engines_call(transformer, size, dtype)), _count(_baselines_call(transformer, size, dtype))
+        return _count(engines_call(transformer, size, dtype)), _count(_baselines_call(transformer, size, dtype))
 
 
 def _count(call: Callable[[], object]) -> Count:
-    with _counted() as count:
+    with counted() as count:
         call()
     return count
 
 
-def _engines_call(transformer: ShotTransformer, size: Size, dtype: torch.dtype) -> Callable[[], object]:
+def engines_call(transformer: ShotTransformer, size: Size, dtype: torch.dtype) -> Callable[[], object]:
     config = transformer.config
     device = transformer.head.modulation.device
     cache = ShotCache.allocate(transformer, size.latent_size, size.shot_frames, device, dtype)
