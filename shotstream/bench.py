@@ -108,13 +108,13 @@ def _published_size(args: argparse.Namespace) -> Model:
     """Raises `UserError` where its weights, some 17 GB in 16 bits, cannot be."""
     from shotstream.budget import empty_model
     from shotstream.models.attention import use_attention
-    from shotstream.models.random_model import fill_randomly, networks
+    from shotstream.models.random_model import fill_randomly
 
     device = resolve_device(args.device)
     dtype = resolve_dtype(args.dtype, device)
     model = empty_model(None, dtype)
     if device.type == "cpu":
-        _check_room(sum(p.nbytes for part in networks(model) for p in part.parameters()), "The published size")
+        _check_room(sum(p.nbytes for part in model.networks.values() for p in part.parameters()), "The published size")
     with telling_lack_of_memory(f"on {device} for the published model"):
         model = fill_randomly(model, device)
     model.attention = use_attention(model.transformer, args.attention, device, dtype)

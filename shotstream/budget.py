@@ -163,7 +163,7 @@ class Work:
 def shot_work(model: Model, height: int, width: int, chunks: int) -> Work:
     """Four steps and a cache pass a chunk (none after the last), and the context pass. VAE and text are not counted."""
     from shotstream.context import MAX_CONTEXT_FRAMES
-    from shotstream.evaluation.rates import call_flops
+    from shotstream.evaluation.rates import attended, call_flops
 
     transformer, schedule = model.transformer, model.schedule
     rows, columns = model.latent_size(height, width)
@@ -172,14 +172,13 @@ def shot_work(model: Model, height: int, width: int, chunks: int) -> Work:
     row = 2 * config.num_layers * config.dim * model.dtype.itemsize * tokens  # keys and values of a latent frame
     weights = sum(parameter.nbytes for parameter in transformer.parameters())
     calls = [(MAX_CONTEXT_FRAMES, MAX_CONTEXT_FRAMES, 1)]
-    for index in range(chunks):
-        attended = MAX_CONTEXT_FRAMES + schedule.chunk_frames * schedule.remembered(index)
-        calls.append((schedule.chunk_frames, attended, len(schedule.steps) + (index + 1 < chunks)))
+    for index, seen in enumerate(attended(schedule, chunks)):
+        calls.append((schedule.chunk_frames, seen, len(schedule.steps) + (index + 1 < chunks)))
     linear = attention = read = 0
-    for frames, attended, times in calls:
-        flops = call_flops(transformer, frames, attended, rows, columns)
+    for frames, seen, times in calls:
+        flops = call_flops(transformer, frames, seen, rows, columns)
         linear, attention = linear + times * flops.matrix, attention + times * flops.attention
-        read += times * (weights + attended * row)
+        read += times * (weights + seen * row)
     return Work(linear, attention, read, model.shot_frames(chunks), model.fps)
 
 

@@ -116,11 +116,7 @@ class Footprint:
 def measure(model: Model, height: int, width: int, num_chunks: int) -> Footprint:
     """What a shot of `num_chunks` chunks, with six earlier shots to look back at, takes. The tensors of `model` are on
     its device: on "meta" nothing is computed."""
-    weights = {
-        "transformer": _size(model.transformer),
-        "vae": _size(getattr(model.vae, "module", model.vae)),
-        "text_encoder": _size(model.text.encoder),
-    }
+    weights = {name: _size(network) for name, network in model.networks.items()}
     block = max(_size(block) for block in model.text.encoder.encoder.block)
     kept: dict[str, int] = {}
     working: dict[str, int] = {}

@@ -18,8 +18,8 @@ from shotstream.ahead import Overlap
 from shotstream.engine import Engine
 from shotstream.errors import UserError
 from shotstream.evaluation.baseline import Baseline
-from shotstream.evaluation.rates import Flops, Rates, call_flops, measure_rates
-from shotstream.evaluation.speed import STAGES, WORLD, attended, shoot
+from shotstream.evaluation.rates import Flops, Rates, attended, call_flops, measure_rates
+from shotstream.evaluation.speed import STAGES, WORLD, shoot
 from shotstream.events import ShotRequest
 from shotstream.fast import RUNGS, quicken
 from shotstream.media import SegmentEncoder, enlargement
@@ -175,7 +175,7 @@ def _baseline_shot(
 def _shot_flops(model: Model, chunks: int, height: int, width: int) -> Flops:
     calls = [
         call_flops(model.transformer, model.schedule.chunk_frames, seen, *model.latent_size(height, width))
-        for seen in attended(model, chunks)
+        for seen in attended(model.schedule, chunks)
     ]
     steps = len(model.schedule.steps)
     return Flops(steps * sum(call.matrix for call in calls), steps * sum(call.attention for call in calls))
@@ -183,7 +183,7 @@ def _shot_flops(model: Model, chunks: int, height: int, width: int) -> Flops:
 
 def _rates(model: Model, height: int, width: int, chunks: int, clock: Callable[[], float]) -> Rates:
     rows, columns = model.transformer.patch_grid(*model.latent_size(height, width))
-    seen = attended(model, chunks)
+    seen = attended(model.schedule, chunks)
     tokens, keys = model.schedule.chunk_frames * rows * columns, sum(seen) // len(seen) * rows * columns
     return measure_rates(model.transformer, tokens, keys, model.device, model.dtype, repeats=3, clock=clock)
 

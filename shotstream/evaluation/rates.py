@@ -1,6 +1,6 @@
 """What this machine can do here and now: matrix products and attention apart, and how near a call comes to them.
 
-Owns the measuring of rates and the count of a transformer call's arithmetic by kind. Knows no engine and no shot.
+Owns the measuring of rates and the count of a transformer call's arithmetic by kind. Knows no engine.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from shotstream.context import MAX_CONTEXT_FRAMES
 from shotstream.models.transformer import ShotTransformer
+from shotstream.sampler import Schedule
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,11 @@ class Rates:
 
     def best(self, other: Rates) -> Rates:
         return Rates(max(self.matrix, other.matrix), max(self.attention, other.attention))
+
+
+def attended(schedule: Schedule, chunks: int) -> list[int]:
+    """Latent frames that each chunk of a shot attends to."""
+    return [MAX_CONTEXT_FRAMES + schedule.chunk_frames * schedule.remembered(chunk) for chunk in range(chunks)]
 
 
 def call_flops(transformer: ShotTransformer, frames: int, attended: int, rows: int, columns: int) -> Flops:

@@ -181,12 +181,6 @@ def table(report: Report) -> str:
     return "\n".join(lines)
 
 
-def attended(model: Model, chunks: int) -> list[int]:
-    """Latent frames that each chunk of a shot attends to."""
-    size = model.schedule.chunk_frames
-    return [MAX_CONTEXT_FRAMES + size * model.schedule.remembered(chunk) for chunk in range(chunks)]
-
-
 def _summary(
     model: Model,
     takes: list[Take],
@@ -201,7 +195,7 @@ def _summary(
     times = {"shot": shots, "chunk": shots * first.chunks, "chunk but the last": shots * max(1, first.chunks - 1)}
     chunk_frames, rows, columns = first.latent_size
     if model.guidance is None:
-        read = [(chunk_frames, seen) for seen in attended(model, first.chunks)]
+        read = [(chunk_frames, seen) for seen in rates.attended(model.schedule, first.chunks)]
         calls = len(model.schedule.steps) * times["chunk"]
     else:  # the teacher sees a whole shot and its context at once, with the caption and without
         whole = MAX_CONTEXT_FRAMES + chunk_frames * first.chunks

@@ -10,7 +10,7 @@ from shotstream.models.preview import PreviewDecoder
 from shotstream.models.shapes import Shapes, shape_name
 from shotstream.models.text import TextEncoder
 from shotstream.models.transformer import ShotTransformer
-from shotstream.models.vae import VAE
+from shotstream.models.vae import VAE, network_of
 from shotstream.prompting import Prompting
 from shotstream.sampler import Guidance, Schedule
 
@@ -51,6 +51,11 @@ class Model:
     def default_chunks(self) -> int:
         """The length of a shot when nobody asks for one."""
         return self.schedule.default_chunks
+
+    @property
+    def networks(self) -> dict[str, torch.nn.Module]:
+        """What has weights, by the name of its folder."""
+        return {"transformer": self.transformer, "vae": network_of(self.vae), "text_encoder": self.text.encoder}
 
     def latent_size(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of the latents of a picture of so many pixels."""

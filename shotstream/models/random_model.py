@@ -17,7 +17,6 @@ from shotstream.models.model import Model
 from shotstream.models.pixel_autoencoder import PixelAutoencoder
 from shotstream.models.text import UMT5Text
 from shotstream.models.transformer import ShotTransformer
-from shotstream.models.vae import WanVAE
 from shotstream.sampler import Schedule
 
 SMALL = {
@@ -84,16 +83,10 @@ def save_random_model(
     return Path(folder)
 
 
-def networks(model: Model) -> tuple[torch.nn.Module, ...]:
-    """The networks of a model: transformer, VAE, text encoder."""
-    vae = model.vae.module if isinstance(model.vae, WanVAE) else model.vae
-    return model.transformer, vae, model.text.encoder
-
-
 @torch.no_grad()
 def fill_randomly(model: Model, device: torch.device) -> Model:
     """A `model` of shapes alone (on meta) with small random weights on `device`, and a tokenizer of a few words."""
-    for network in networks(model):
+    for network in model.networks.values():
         network.to_empty(device=device).eval().requires_grad_(False)
         for name, tensor in (*network.named_parameters(), *network.named_buffers()):
             if tensor.ndim > 1:

@@ -38,6 +38,11 @@ class VAE(Protocol):
     def save_pretrained(self, folder: str | Path) -> None: ...
 
 
+def network_of(vae: VAE) -> torch.nn.Module:
+    """What has its weights: a wrapped module, or the VAE itself."""
+    return getattr(vae, "module", vae)
+
+
 class LodgedState(list):
     """A decoding state whose entries lie elsewhere and come back one by one as they are asked for."""
 

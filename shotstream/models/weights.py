@@ -42,7 +42,7 @@ from shotstream.models.scheduling import read_schedule
 from shotstream.models.shapes import checked_shapes
 from shotstream.models.text import UMT5Text
 from shotstream.models.transformer import ShotTransformer
-from shotstream.models.vae import VAE, WanVAE
+from shotstream.models.vae import VAE, WanVAE, network_of
 from shotstream.prompting import PROMPTING_NAME, Prompting, read_prompting
 from shotstream.sampler import Guidance, Schedule
 
@@ -85,7 +85,7 @@ def as_guest(vae: VAE, transformer: ShotTransformer, device: torch.device) -> VA
     """A VAE that shares a small card with the transformer, and whose decoding state waits elsewhere."""
     if isinstance(vae, WanVAE):
         lodge_state(vae, device)
-    return GuestVAE(vae, getattr(vae, "module", vae), transformer, device)
+    return GuestVAE(vae, network_of(vae), transformer, device)
 
 
 def _teacher_folder(folder: Path) -> Path:
