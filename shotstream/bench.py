@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _compare(args: argparse.Namespace, model: Model) -> int:
     from shotstream.evaluation import comparison
-    from shotstream.evaluation.speed import WORLD
+    from shotstream.evaluation.measured_shot import WORLD
     from shotstream.events import ShotRequest
     from shotstream.plan import plan_shot
 

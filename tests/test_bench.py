@@ -9,7 +9,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from shotstream.budget import empty_model
-from shotstream.evaluation import budget, speed
+from shotstream.evaluation import first_picture, speed
+from shotstream.evaluation.measured_shot import WORLD, shoot
 from shotstream.evaluation.rates import call_flops
 from shotstream.models import kernels
 from shotstream.models.cache import ShotCache
@@ -61,7 +62,8 @@ def test_figures_agree_with_each_other(random_model):
     assert list(report.stages) == list(speed.STAGES)
     assert all(stage.milliseconds > 0 for stage in report.stages.values())
     assert 0.5 < sum(stage.share for stage in report.stages.values()) < 2.1  # Python is besides; some stages overlap
-    assert list(report.first_picture) == list(budget.PARTS) and all(s >= 0 for s in report.first_picture.values())
+    assert list(report.first_picture) == list(first_picture.PARTS)
+    assert all(seconds >= 0 for seconds in report.first_picture.values())
     assert report.first_picture["denoise"] > 0 and report.first_picture["transport"] > 0
     total = report.frames / report.fps * 1000
     times = {"shot": 2, "chunk": 4, "chunk but the last": 2}
@@ -144,10 +146,10 @@ def test_a_shot_costs_the_same_late_in_a_film_and_memory_stays_flat():
     engine, memory = Engine(load_model(), overlap=Overlap.NOTHING), Memory()
     seconds, held = [], []
     for number in range(30):
-        caption = compose_caption(speed.WORLD, number, "It jumps.")
-        take = speed.shoot(engine, ShotRequest(caption, memory, number, 2), time.process_time)
-        memory = take.memory
-        seconds.append(take.total)
+        caption = compose_caption(WORLD, number, "It jumps.")
+        shot = shoot(engine, ShotRequest(caption, memory, number, 2), time.process_time)
+        memory = shot.memory
+        seconds.append(shot.total)
         held.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     early, late = statistics.median(seconds[6:16]), statistics.median(seconds[20:30])
     assert late < 1.15 * early, seconds  # the first six look back at fewer captions

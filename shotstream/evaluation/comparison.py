@@ -18,8 +18,9 @@ from shotstream.ahead import Overlap
 from shotstream.engine import Engine
 from shotstream.errors import UserError
 from shotstream.evaluation.baseline import Baseline
+from shotstream.evaluation.measured_shot import WORLD, shoot
 from shotstream.evaluation.rates import Flops, Rates, attended, call_flops, measure_rates
-from shotstream.evaluation.speed import STAGES, WORLD, shoot
+from shotstream.evaluation.speed import STAGES
 from shotstream.events import ShotRequest
 from shotstream.fast import RUNGS, quicken
 from shotstream.media import SegmentEncoder, enlargement

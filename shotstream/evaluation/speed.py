@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-
-import torch
 
 from shotstream.context import MAX_CONTEXT_FRAMES
 from shotstream.engine import Engine
-from shotstream.evaluation import rates
-from shotstream.events import Chunk, ShotDone, ShotRequest
-from shotstream.media import SegmentEncoder, enlargement
+from shotstream.evaluation import first_picture, rates
+from shotstream.evaluation.measured_shot import WORLD, MeasuredShot, shoot
+from shotstream.events import ShotRequest
 from shotstream.memory import Memory
 from shotstream.models.model import Model
 from shotstream.story import compose_caption
 
-WORLD = "A small red robot with round eyes, in a city at dusk, drawn in flat colours. "
 STAGES = {  # the engine's names, and H.264 which comes after it: (what the table says, counted per)
     "text": ("text encoder", "shot"),
     "context_encode": ("context frames, VAE encode", "shot"),
@@ -59,7 +55,7 @@ class Report:
     warm_up_seconds: float
     first_pixels_seconds: float  # median; a shot's request -> its first frames
     first_segment_seconds: float  # median; the same, encoded
-    first_picture: dict[str, float]  # where the time to it goes, seconds by part, see `evaluation.budget`
+    first_picture: dict[str, float]  # where the time to it goes, seconds by part, see `evaluation.first_picture`
     fps: float
     fps_without_vae: float
     stages: dict[str, Stage]
@@ -78,8 +74,6 @@ def measure(
     load_seconds: float = 0.0,
 ) -> Report:
     """Shoots two short shots as a warm-up (first allocations, every stage once), then `shots` of `chunks` chunks."""
-    from shotstream.evaluation.budget import first_picture  # which shoots by what is here
-
     engine, memory = Engine(model), Memory()
     engine.shoot(ShotRequest(WORLD, memory, 0, chunks, None, height, width))  # not begun: tells now what cannot be made
     started = time.perf_counter()
@@ -89,66 +83,14 @@ def measure(
     warm_up_seconds = time.perf_counter() - started
 
     matmul = rates.matrix_rate(model.device, model.dtype)
-    takes = []
+    measured = []
     for seed in range(shots):
         caption = compose_caption(WORLD, len(memory.shots), "It jumps.")  # never the same twice: text is not cached
-        takes.append(shoot(engine, ShotRequest(caption, memory, seed, chunks, None, height, width)))
-        memory = takes[-1].memory
+        measured.append(shoot(engine, ShotRequest(caption, memory, seed, chunks, None, height, width)))
+        memory = measured[-1].memory
     matmul = max(matmul, rates.matrix_rate(model.device, model.dtype))  # before and after: clocks and neighbours change
-    budget = first_picture(engine, memory, height, width) if model.guidance is None else {}
-    return _summary(model, takes, matmul, load_seconds, warm_up_seconds, budget)
-
-
-@dataclass
-class Take:
-    """One measured shot. Seconds: by stage, from the request to the end, to the first frames, to their encoding."""
-
-    chunks: int
-    frames: int
-    size: tuple[int, int]  # height, width in pixels
-    latent_size: tuple[int, int, int]  # frames of a chunk, rows, columns
-    stages: dict[str, float]
-    total: float
-    first_pixels: float
-    first_segment: float
-    memory: Memory
-    latents: list[torch.Tensor]
-    first_data: bytes  # the first chunk's segment
-
-
-def shoot(engine: Engine, request: ShotRequest, clock: Callable[[], float] = time.perf_counter) -> Take:
-    """Makes one shot, encoding every chunk as it comes."""
-    encoder, first_pixels, first_segment, h264, frames = None, 0.0, 0.0, 0.0, 0
-    latents, first_data = [], b""
-    started = clock()
-    for event in engine.shoot(request):
-        now = clock()
-        if isinstance(event, Chunk):
-            height, width = event.frames.shape[1:3]
-            encoder = encoder or SegmentEncoder(width, height, engine.model.fps, enlargement(width, height))
-            data = encoder.encode(event.frames).data
-            first_data = first_data or data
-            h264 += clock() - now
-            frames += len(event.frames)
-            latents.append(event.latents)
-            if event.index == 0:
-                first_pixels, first_segment = now - started, clock() - started
-            chunk = event
-        elif isinstance(event, ShotDone):
-            done = event
-    return Take(
-        chunks=chunk.num_chunks,
-        frames=frames,
-        size=(height, width),
-        latent_size=(chunk.latents.shape[0], *chunk.latents.shape[2:]),
-        stages=done.seconds | {"h264": h264},
-        total=clock() - started,
-        first_pixels=first_pixels,
-        first_segment=first_segment,
-        memory=done.memory,
-        latents=latents,
-        first_data=first_data,
-    )
+    parts = first_picture.measure(engine, memory, height, width) if model.guidance is None else {}
+    return _summary(model, measured, matmul, load_seconds, warm_up_seconds, parts)
 
 
 def table(report: Report) -> str:
@@ -169,9 +111,7 @@ def table(report: Report) -> str:
         label = STAGES[name][0]
         lines.append(f"{label:<28}{stage.milliseconds:10.2f} ms  {stage.share:6.1%}  per {stage.unit}")
     if report.first_picture:
-        from shotstream.evaluation import budget
-
-        lines += ["", *budget.lines(report.first_picture)]
+        lines += ["", *first_picture.lines(report.first_picture)]
     lines += [
         "",
         f"{'denoiser':<28}{report.denoise_call_flops / 1e9:10.2f} GFLOP a call (mean over a shot's chunks)",
@@ -183,15 +123,15 @@ def table(report: Report) -> str:
 
 def _summary(
     model: Model,
-    takes: list[Take],
+    measured: list[MeasuredShot],
     matmul: float,
     load_seconds: float,
     warm_up_seconds: float,
-    budget: dict[str, float],
+    parts: dict[str, float],
 ) -> Report:
-    first, shots = takes[0], len(takes)
-    frames, total = sum(take.frames for take in takes), sum(take.total for take in takes)
-    spent = {name: sum(take.stages.get(name, 0.0) for take in takes) for name in STAGES}  # one chunk: no cache pass
+    first, shots = measured[0], len(measured)
+    frames, total = sum(shot.frames for shot in measured), sum(shot.total for shot in measured)
+    spent = {name: sum(shot.stages.get(name, 0.0) for shot in measured) for name in STAGES}  # one chunk: no cache pass
     times = {"shot": shots, "chunk": shots * first.chunks, "chunk but the last": shots * max(1, first.chunks - 1)}
     chunk_frames, rows, columns = first.latent_size
     if model.guidance is None:
@@ -215,9 +155,9 @@ def _summary(
         frames=frames,
         load_seconds=load_seconds,
         warm_up_seconds=warm_up_seconds,
-        first_pixels_seconds=statistics.median(take.first_pixels for take in takes),
-        first_segment_seconds=statistics.median(take.first_segment for take in takes),
-        first_picture=budget,
+        first_pixels_seconds=statistics.median(shot.first_pixels for shot in measured),
+        first_segment_seconds=statistics.median(shot.first_segment for shot in measured),
+        first_picture=parts,
         fps=frames / total,
         fps_without_vae=frames / (total - spent["context_encode"] - spent["decode"]),
         stages={

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
-from shotstream.backends.in_process import Turns
+from shotstream.backends.turns import Turns
 from shotstream.engine import Engine
-from shotstream.evaluation.speed import WORLD, shoot
+from shotstream.evaluation.measured_shot import WORLD, shoot
 from shotstream.events import ShotRequest
 from shotstream.memory import Memory
 from shotstream.story import compose_caption
@@ -33,7 +33,7 @@ PARTS = {
 }
 
 
-def first_picture(engine: Engine, memory: Memory, height: int | None, width: int | None) -> dict[str, float]:
+def measure(engine: Engine, memory: Memory, height: int | None, width: int | None) -> dict[str, float]:
     """Median seconds by part, over a few shots of one chunk that go on from `memory`."""
     found = []
     with _served() as (address, content):
@@ -44,17 +44,17 @@ def first_picture(engine: Engine, memory: Memory, height: int | None, width: int
             with Turns().next() as turn:
                 turn.wait(1.0)
                 queued = time.perf_counter() - started
-                take = shoot(engine, request)
-            content["segment"] = take.first_data
+                shot = shoot(engine, request)
+            content["segment"] = shot.first_data
             asked = time.perf_counter()
             with urllib.request.urlopen(address, timeout=10) as answer:
                 answer.read()
-            parts = {name: take.stages.get(name, 0.0) for name in PARTS} | {
+            parts = {name: shot.stages.get(name, 0.0) for name in PARTS} | {
                 "queue": queued,
                 "transport": time.perf_counter() - asked,
             }
             parts["between"] = 0.0
-            whole = queued + take.first_segment + parts["transport"]
+            whole = queued + shot.first_segment + parts["transport"]
             found.append(parts | {"between": max(0.0, whole - sum(parts.values()))})
     return {name: statistics.median(parts[name] for parts in found) for name in PARTS}
 
@@ -85,7 +85,7 @@ def _served() -> Iterator[tuple[str, dict[str, bytes]]]:
 
 
 def lines(parts: Mapping[str, float]) -> list[str]:
-    """For people: the budget of the first picture."""
+    """For people: the time to the first picture and its parts."""
     whole = sum(parts.values())
     told = [f"{'first picture':<28}{1000 * whole:10.2f} ms  from the request to the other end; shots of one chunk"]
     return told + [
