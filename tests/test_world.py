@@ -66,8 +66,8 @@ def test_reader_reads_real_takes_beat_by_beat():
 
 
 def test_reader_sees_no_character_on_an_empty_stage():
-    stage = world.to_rgb(world.backdrop("city", "night", "wide"))
-    reading = read_shot(np.stack([stage] * 9))
+    backdrop = world.to_rgb(world.backdrop("city", "night", "wide"))
+    reading = read_shot(np.stack([backdrop] * 9))
     assert reading == Reading("city", "night", "wide", None, None, None, move="still")
 
 

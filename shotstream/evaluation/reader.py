@@ -1,7 +1,7 @@
 """Reads a scene back from pixels. The renderer's own pictures are the truth to compare with, no network is asked.
 
-Place, time and camera: the nearest of all stages. Colours: the commonest body colours among pixels that differ from the
-stage. Shape, expression: the best-fitting sprite. Action and move: from the whole shot (see `tracking`). Meant for
+Place, time and camera: the nearest of all backdrops. Colours: the commonest body colours among pixels that differ from
+it. Shape, expression: the best-fitting sprite. Action and move: from the whole shot (see `tracking`). Meant for
 pictures of the toy world only, sharp or not.
 """
 
@@ -15,8 +15,8 @@ from itertools import product
 
 import numpy as np
 
-from shotstream.evaluation.stages import Stage, nearest_stage, palette_costs
-from shotstream.evaluation.tracking import action_of, costs_of, move_of, sightings, stages_of
+from shotstream.evaluation.backdrops import Backdrop, nearest_backdrop, palette_costs
+from shotstream.evaluation.tracking import action_of, backdrops_of, costs_of, move_of, sightings
 from shotstream.toyworld import world
 
 MIN_BODY_SHARE = 0.3  # of the smallest silhouette: less than that is no character
@@ -52,34 +52,34 @@ def _body_colours() -> np.ndarray:
 
 def read_frame(frame: np.ndarray) -> Reading:
     """Read one frame [H, W, 3] uint8."""
-    return _read_on(frame, nearest_stage(palette_costs(frame)))
+    return _read_on(frame, nearest_backdrop(palette_costs(frame)))
 
 
-def _read_on(frame: np.ndarray, stage: Stage) -> Reading:
+def _read_on(frame: np.ndarray, backdrop: Backdrop) -> Reading:
     pixels = frame.astype(np.float32)
-    reading = Reading(stage.place, stage.time, stage.camera, None, None, None)
-    differs = np.abs(pixels - world.to_rgb(stage.picture()).astype(np.float32)).mean(axis=-1) > 16.0
+    reading = Reading(backdrop.place, backdrop.time, backdrop.camera, None, None, None)
+    differs = np.abs(pixels - world.to_rgb(backdrop.picture()).astype(np.float32)).mean(axis=-1) > 16.0
     distance = np.linalg.norm(pixels[:, :, None, None] - _body_colours(), axis=-1)  # H W colours 2
     mouth = np.linalg.norm(pixels - world.PALETTE[world.colour_index("mouth")].astype(np.float32), axis=-1)
     closest = distance.min(axis=(2, 3))
     coloured = differs & (closest < 60.0) & (closest < mouth)  # anybody's mouth is nearly a red one's shade
     nearest = np.where(coloured, distance.min(axis=3).argmin(axis=2), -1)
-    size = world.LENSES[stage.lens].size
+    size = world.LENSES[backdrop.lens].size
     body = MIN_BODY_SHARE * min(world.silhouette(shape, size).sum() for shape in world.SHAPES)
     if coloured.sum() < body:
         return reading
     votes = np.bincount(nearest[coloured], minlength=len(world.COLOURS))
     first, second = (int(i) for i in np.argsort(-votes, kind="stable")[:2])
     own = [nearest == colour for colour in (first, second)]
-    if stage.lens == "close" or votes[second] < body or abs(_middle(own[0]) - _middle(own[1])) < size:
-        return replace(reading, **_read_figure(pixels, differs, coloured, first, stage.lens))
+    if backdrop.lens == "close" or votes[second] < body or abs(_middle(own[0]) - _middle(own[1])) < size:
+        return replace(reading, **_read_figure(pixels, differs, coloured, first, backdrop.lens))
     masks = []
     for middle, colour in sorted(((_middle(mask), colour) for mask, colour in zip(own, (first, second), strict=True))):
         near = np.abs(np.arange(world.WIDTH) - middle) < 0.75 * size
         masks.append(((nearest == colour) & near, colour))
     if not all(mask.any() for mask, _ in masks):  # scattered over the picture: nobody's body
-        return replace(reading, **_read_figure(pixels, differs, coloured, first, stage.lens))
-    figures = [_read_figure(pixels, differs, mask, colour, stage.lens) for mask, colour in masks]
+        return replace(reading, **_read_figure(pixels, differs, coloured, first, backdrop.lens))
+    figures = [_read_figure(pixels, differs, mask, colour, backdrop.lens) for mask, colour in masks]
     return replace(reading, **figures[0], **{f"partner_{name}": value for name, value in figures[1].items()})
 
 
@@ -154,13 +154,13 @@ def read_shot(frames: np.ndarray, samples: Sequence[Reading] = ()) -> Reading:
     readings = samples or read_samples(frames)
     whole = Reading(**{name: majority([getattr(r, name) for r in readings]) for name in Reading.__dataclass_fields__})
     costs = costs_of(frames)
-    stages = stages_of(costs, whole.place, whole.time, nearest_stage(costs[0]))
-    whole = replace(whole, camera=stages[0].camera, move=move_of(stages))
+    backdrops = backdrops_of(costs, whole.place, whole.time, nearest_backdrop(costs[0]))
+    whole = replace(whole, camera=backdrops[0].camera, move=move_of(backdrops))
     if whole.colour is None or whole.shape is None or whole.expression is None:
         return whole
     figure = world.Character(whole.shape, whole.colour, whole.expression)
     centre_of = {name: -lens.apart if whole.partner_colour else 0 for name, lens in world.LENSES.items()}
-    return replace(whole, action=action_of(sightings(costs, stages, figure, centre_of), stages))
+    return replace(whole, action=action_of(sightings(costs, backdrops, figure, centre_of), backdrops))
 
 
 def majority(values: Sequence[str | None]) -> str | None:

@@ -1,4 +1,4 @@
-"""What happens in a shot: follows stage and character from drawing to drawing and names the action and the move.
+"""What happens in a shot: follows backdrop and character from drawing to drawing and names the action and the move.
 
 Knows from the single frames who is to be followed (see `reader`).
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shotstream.evaluation.stages import Stage, follow, palette_costs
+from shotstream.evaluation.backdrops import Backdrop, follow, palette_costs
 from shotstream.toyworld import world
 
 _LANDING = 3  # drawings in the air, falling only, that are the end of an earlier leap
@@ -18,19 +18,19 @@ _POSES = ((0, False), (-1, False), (1, False), (0, True))  # gaze, blink
 
 @dataclass(frozen=True)
 class Sighting:
-    """A character in one drawing: pixels from its place on stage (right, down), and where it looks."""
+    """A character in one drawing: pixels from its place on the backdrop (right, down), and where it looks."""
 
     x: int
     y: int
     gaze: int
 
 
-def stages_of(costs: list[np.ndarray], place: str, time: str, first: Stage) -> list[Stage]:
-    """The stage of every drawing of a shot, given as `palette_costs`."""
-    stages = [Stage(place, time, first.lens, first.scroll)]
+def backdrops_of(costs: list[np.ndarray], place: str, time: str, first: Backdrop) -> list[Backdrop]:
+    """The backdrop of every drawing of a shot, given as `palette_costs`."""
+    backdrops = [Backdrop(place, time, first.lens, first.scroll)]
     for cost in costs[1:]:
-        stages.append(follow(cost, stages[-1]))
-    return stages
+        backdrops.append(follow(cost, backdrops[-1]))
+    return backdrops
 
 
 def costs_of(frames: np.ndarray) -> list[np.ndarray]:
@@ -38,24 +38,24 @@ def costs_of(frames: np.ndarray) -> list[np.ndarray]:
     return [palette_costs(frame) for frame in frames[::2]]
 
 
-def move_of(stages: list[Stage]) -> str:
+def move_of(backdrops: list[Backdrop]) -> str:
     """The camera's move: a zoom if it ends at another distance, a pan if the scenery has gone by."""
-    start, end = (world.CAMERAS.index(stage.camera) for stage in (stages[0], stages[-1]))
+    start, end = (world.CAMERAS.index(backdrop.camera) for backdrop in (backdrops[0], backdrops[-1]))
     if start != end:
         return "zoom_in" if end > start else "zoom_out"
-    gone = stages[-1].scroll - stages[0].scroll
+    gone = backdrops[-1].scroll - backdrops[0].scroll
     if abs(gone) < 2:
         return "still"
     return "pan_right" if gone > 0 else "pan_left"
 
 
 def sightings(
-    costs: list[np.ndarray], stages: list[Stage], figure: world.Character, centre_of: dict[str, int]
+    costs: list[np.ndarray], backdrops: list[Backdrop], figure: world.Character, centre_of: dict[str, int]
 ) -> list[Sighting]:
     """Where a character stands in every drawing; `centre_of` a lens is its place's distance from the middle."""
     found: list[Sighting] = []
-    for cost, stage in zip(costs, stages, strict=True):
-        found.append(_sight(cost, stage.lens, figure, centre_of[stage.lens], found[-1] if found else None))
+    for cost, backdrop in zip(costs, backdrops, strict=True):
+        found.append(_sight(cost, backdrop.lens, figure, centre_of[backdrop.lens], found[-1] if found else None))
     return found
 
 
@@ -78,7 +78,7 @@ def _sight(cost: np.ndarray, lens_name: str, figure: world.Character, centre: in
     return best[1]
 
 
-def action_of(track: list[Sighting], stages: list[Stage]) -> str:
+def action_of(track: list[Sighting], backdrops: list[Backdrop]) -> str:
     """The action that a track shows; ways count along the scenery, so that a pan is no walk."""
     gazes = np.array([s.gaze for s in track])
     if (gazes != 0).mean() >= 0.25:
@@ -87,7 +87,7 @@ def action_of(track: list[Sighting], stages: list[Stage]) -> str:
     high = heights <= -2
     if (high[1:] & (heights[1:] < heights[:-1])).any() or high.sum() > _LANDING:
         return "jump"
-    steps = np.diff([s.x + stage.scroll for s, stage in zip(track, stages, strict=True)])
+    steps = np.diff([s.x + backdrop.scroll for s, backdrop in zip(track, backdrops, strict=True)])
     way, net = int(np.abs(steps).sum()), int(steps.sum())
     if net and abs(net) >= 0.75 * way:
         return "walk_right" if net > 0 else "walk_left"

@@ -1,6 +1,6 @@
-"""Which empty stage a picture of the toy world was taken on: place, time, lens and scroll, by the nearest of all.
+"""Which backdrop a picture of the toy world was taken on: place, time, lens and scroll, by the nearest of all.
 
-A picture is first turned into its distance to every palette colour; comparing it with any stage or sprite is then a
+A picture is first turned into its distance to every palette colour; comparing it with any backdrop or sprite is then a
 look-up. Knows nothing of characters but that they cover some pixels.
 """
 
@@ -21,8 +21,8 @@ _PIXELS = np.arange(world.HEIGHT * world.WIDTH, dtype=np.int32) * len(world.PALE
 
 
 @dataclass(frozen=True)
-class Stage:
-    """An empty stage: what `world.backdrop` takes."""
+class Backdrop:
+    """What `world.backdrop` takes."""
 
     place: str
     time: str
@@ -49,43 +49,43 @@ def palette_costs(frame: np.ndarray) -> np.ndarray:
     return np.minimum(cost, CAP)[number.reshape(packed.shape)]
 
 
-def _lookup(stage: Stage) -> np.ndarray:
-    return stage.picture().reshape(-1).astype(np.int32) + _PIXELS
+def _lookup(backdrop: Backdrop) -> np.ndarray:
+    return backdrop.picture().reshape(-1).astype(np.int32) + _PIXELS
 
 
 @lru_cache(maxsize=1)
-def _unscrolled() -> tuple[list[Stage], np.ndarray]:
-    stages = [Stage(*name) for name in product(world.PLACES, world.TIMES, world.LENSES)]
-    return stages, np.stack([_lookup(stage) for stage in stages])
+def _unscrolled() -> tuple[list[Backdrop], np.ndarray]:
+    backdrops = [Backdrop(*name) for name in product(world.PLACES, world.TIMES, world.LENSES)]
+    return backdrops, np.stack([_lookup(backdrop) for backdrop in backdrops])
 
 
 @cache
-def _scrolled(place: str, time: str, lens: str) -> tuple[list[Stage], np.ndarray]:
-    """One stage at every scroll that a pan can come to, nearest first: of equal pictures the least moved counts."""
+def _scrolled(place: str, time: str, lens: str) -> tuple[list[Backdrop], np.ndarray]:
+    """One backdrop at every scroll that a pan can come to, nearest first: of equal pictures the least moved counts."""
     farthest = int(FARTHEST * world.LENSES[lens].pace)
-    stages = [Stage(place, time, lens, scroll) for scroll in sorted(range(-farthest, farthest + 1), key=abs)]
-    return stages, np.stack([_lookup(stage) for stage in stages])
+    backdrops = [Backdrop(place, time, lens, scroll) for scroll in sorted(range(-farthest, farthest + 1), key=abs)]
+    return backdrops, np.stack([_lookup(backdrop) for backdrop in backdrops])
 
 
-def nearest_stage(costs: np.ndarray) -> Stage:
-    """The stage that a picture, given as `palette_costs`, was most likely taken on."""
+def nearest_backdrop(costs: np.ndarray) -> Backdrop:
+    """The backdrop that a picture, given as `palette_costs`, was most likely taken on."""
     flat = costs.reshape(-1)
-    stages, lookups = _unscrolled()
+    backdrops, lookups = _unscrolled()
     means = flat[lookups].mean(axis=1)
     order = np.argsort(means, kind="stable")
-    best = [(means[i], stages[i]) for i in order[:1]]
-    for stage in [stages[i] for i in order if stages[i].lens in world.CAMERAS][:_CANDIDATES]:
-        moved, lookups = _scrolled(stage.place, stage.time, stage.lens)
+    best = [(means[i], backdrops[i]) for i in order[:1]]
+    for backdrop in [backdrops[i] for i in order if backdrops[i].lens in world.CAMERAS][:_CANDIDATES]:
+        moved, lookups = _scrolled(backdrop.place, backdrop.time, backdrop.lens)
         means = flat[lookups].mean(axis=1)
         i = int(means.argmin())
         best.append((means[i], moved[i]))
     return min(best, key=lambda found: found[0])[1]
 
 
-def follow(costs: np.ndarray, last: Stage) -> Stage:
-    """The stage one drawing after `last`, in the same shot: scrolled a little or seen through another lens."""
+def follow(costs: np.ndarray, last: Backdrop) -> Backdrop:
+    """The backdrop one drawing after `last`, in the same shot: scrolled a little or seen through another lens."""
     near = [0, 1, -1, 2, -2]
-    stages = [Stage(last.place, last.time, last.lens, last.scroll + step) for step in near]
-    stages += [Stage(last.place, last.time, lens) for lens in world.LENSES if lens != last.lens]
-    means = costs.reshape(-1)[np.stack([_lookup(stage) for stage in stages])].mean(axis=1)
-    return stages[int(means.argmin())]
+    backdrops = [Backdrop(last.place, last.time, last.lens, last.scroll + step) for step in near]
+    backdrops += [Backdrop(last.place, last.time, lens) for lens in world.LENSES if lens != last.lens]
+    means = costs.reshape(-1)[np.stack([_lookup(backdrop) for backdrop in backdrops])].mean(axis=1)
+    return backdrops[int(means.argmin())]
