@@ -17,7 +17,7 @@ from shotstream.errors import UserError, telling_lack_of_memory, telling_refused
 
 COMMANDS = {
     "film": ("shotstream.film", "make a film from a story file"),
-    "plan": ("shotstream.budget", "tell which cards a model fits, before it is loaded"),
+    "plan": ("shotstream.cards", "tell which cards a model fits, before it is loaded"),
     "serve": ("shotstream.serve", "serve the page from one process and make its shots in many"),
     "bench": ("shotstream.bench", "measure a model on this machine"),
     "verify": ("shotstream.verify", "compare with a recording of the published procedure"),

@@ -106,7 +106,7 @@ def _random_model(args: argparse.Namespace) -> Model:
 
 def _published_size(args: argparse.Namespace) -> Model:
     """Raises `UserError` where its weights, some 17 GB in 16 bits, cannot be."""
-    from shotstream.budget import empty_model
+    from shotstream.cards import empty_model
     from shotstream.models.attention import use_attention
     from shotstream.models.random_model import fill_randomly
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from shotstream.budget import empty_model
+from shotstream.cards import empty_model
 from shotstream.evaluation import first_picture, speed
 from shotstream.evaluation.measured_shot import WORLD, shoot
 from shotstream.evaluation.rates import call_flops

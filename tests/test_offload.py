@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from shotstream.__main__ import main
 from shotstream.ahead import Overlap
-from shotstream.budget import empty_model
+from shotstream.cards import empty_model
 from shotstream.engine import Engine
 from shotstream.errors import UserError
 from shotstream.events import Chunk, ShotRequest

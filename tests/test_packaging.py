@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from shotstream.budget import SPEEDS, UTILISATIONS, empty_model, expected_fps, shot_work
+from shotstream.cards import SPEEDS, UTILISATIONS, empty_model, expected_fps, shot_work
 from shotstream.models.published import preloaded_files
 from shotstream.story import read_story
 

@@ -11,7 +11,7 @@ from complaints import refusal
 
 from shotstream.__main__ import main
 from shotstream.ahead import Overlap
-from shotstream.budget import CARDS, MARGIN, SPEEDS, empty_model, expected_fps, fits, room, shot_work
+from shotstream.cards import CARDS, MARGIN, SPEEDS, empty_model, expected_fps, fits, room, shot_work
 from shotstream.engine import Engine
 from shotstream.events import ShotDone, ShotRequest
 from shotstream.footprint import Footprint, LiveBytes, measure
@@ -29,7 +29,7 @@ GIB = 2**30
 def folder(tmp_path_factory) -> Path:
     """Large enough that its tensors and not the interpreter's small change are what is measured."""
     config = {"dim": 256, "ffn_dim": 768, "num_heads": 4, "num_layers": 4, "text_dim": 128, "text_len": 64}
-    place = tmp_path_factory.mktemp("budget") / "model"
+    place = tmp_path_factory.mktemp("cards") / "model"
     return save_random_model(
         place, config, schedule=Schedule(default_chunks=2, max_chunks=4), height=HEIGHT, width=WIDTH
     )
