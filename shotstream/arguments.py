@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from shotstream.models.fetching import FetchProgress
     from shotstream.models.weights import Model
 
-MAX_SEED = 2**32 - 1  # leaves room for one seed a shot below what the engine takes
+MAX_FILM_SEED = 2**32 - 1  # leaves room for one seed a shot below what the engine takes
 DTYPES = ("float32", "bfloat16", "float16")
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shotstream.arguments import MAX_SEED, add_model_arguments, load_model, whole_number
+from shotstream.arguments import MAX_FILM_SEED, add_model_arguments, load_model, whole_number
 from shotstream.errors import UserError
 from shotstream.note import STEERED_CHUNKS, FilmNote, ShotNote, half_way
 from shotstream.provenance import read_note
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames", type=Path, metavar="DIR", help="also write every frame as a PNG into this folder")
     parser.add_argument("--captions", action="store_true", help="also write the captions beside it, as film.vtt")
     parser.add_argument("--storyboard", action="store_true", help="also write a picture of every shot, as film.png")
-    parser.add_argument("--seed", type=whole_number(0, MAX_SEED), help="(default: 0)")
+    parser.add_argument("--seed", type=whole_number(0, MAX_FILM_SEED), help="(default: 0)")
     parser.add_argument("--chunks", type=whole_number(1, 1000), help="chunks a shot (default: the model's)")
     parser.add_argument("--choose", metavar="NAME", help="go on as this choice of the story does")
     parser.add_argument(

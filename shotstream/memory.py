@@ -20,6 +20,7 @@ from safetensors.torch import save
 
 from shotstream.context import Pick, nearest
 from shotstream.errors import UserError
+from shotstream.note import MAX_SEED
 
 FORMAT = "shotstream.memory"
 VERSION = 3
@@ -36,7 +37,6 @@ MAX_CAPTION = 100_000
 MAX_TEXT = 40_000_000  # bytes of all words; a header of safetensors may be 100 MB, in which they may be twice as long
 MAX_PICTURES = 100
 MAX_PICTURE_SIDE = 10_000
-MAX_SEED = 2**63 - 1
 MAX_FILE_BYTES = 4 << 30
 LATENT_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 

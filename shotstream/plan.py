@@ -14,8 +14,9 @@ import torch
 from shotstream.context import MAX_CONTEXT_FRAMES, look_back
 from shotstream.errors import UserError
 from shotstream.events import ShotRequest
-from shotstream.memory import MAX_SEED, ShotMemory
+from shotstream.memory import ShotMemory
 from shotstream.models.model import Model
+from shotstream.note import MAX_SEED
 
 LONGEST_SHOT = 80  # chunks, a minute: then everything that the caches held has been exchanged many times
 MAX_AREA = 4  # times the model's own picture: beyond it nothing it learned holds

@@ -26,7 +26,7 @@ from shotstream.takes import BEGINNING
 if TYPE_CHECKING:
     from shotstream.backends.backend import ModelFacts
 
-MAX_SEED, MAX_KEY, MAX_LIST, MAX_SIDE, MAX_NAME = 2**62, 1_000_000, 1000, 10_000, 500
+MAX_SESSION_SEED, MAX_KEY, MAX_LIST, MAX_SIDE, MAX_NAME = 2**62, 1_000_000, 1000, 10_000, 500
 MAX_PROMPTS = 100
 MAX_TAKES, MAX_KEPT = 250, 7  # more takes than a session can come to, and the frames that are kept of each
 
@@ -84,7 +84,7 @@ def read_session(kept: MemoryFile) -> SavedSession:
             takes = tuple(replace(take, after=key) for take, key in zip(takes, befores, strict=False))
             told["head"] = befores[-1]
         session = SavedSession(
-            seed=_whole(told["seed"], 0, MAX_SEED),
+            seed=_whole(told["seed"], 0, MAX_SESSION_SEED),
             num_keys=_whole(told["num_keys"], 0, MAX_KEY),
             takes=takes,
             waiting=_shots(told["waiting"]),

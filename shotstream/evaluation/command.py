@@ -13,7 +13,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from shotstream.arguments import MAX_SEED, add_model_arguments, load_model, whole_number
+from shotstream.arguments import MAX_FILM_SEED, add_model_arguments, load_model, whole_number
 from shotstream.errors import UserError
 
 SETS = {"validation": 20_000, "test": 77_000}  # their seeds; neither is trained on
@@ -295,7 +295,7 @@ def _real(args: argparse.Namespace) -> int:
     model = load_model(args)
     from shotstream.evaluation import real
 
-    seed = (SETS[args.set] if args.seed is None else args.seed) % MAX_SEED
+    seed = (SETS[args.set] if args.seed is None else args.seed) % MAX_FILM_SEED
     found = real.measure(model, stories[: args.stories], seed, args.dino, args.clip, _progress(model.name))
     _tell(args.json, found.as_dict(), found.text())
     return 0

@@ -20,7 +20,7 @@ from pathlib import Path
 import gradio as gr
 from gradio.utils import get_upload_folder
 
-from shotstream.arguments import MAX_SEED
+from shotstream.arguments import MAX_FILM_SEED
 from shotstream.backends.backend import Backend
 from shotstream.errors import UserError
 from shotstream.events import Chunk, Event
@@ -80,7 +80,7 @@ def read_request(story: object, seed: object = 0, chunks: object = None) -> Stor
     read = Story.from_json(story if isinstance(story, str) else json.dumps(story))
     if len(read.shots) > MAX_SHOTS:
         raise UserError(f"The story has {len(read.shots)} shots: a film made here has {MAX_SHOTS} at most.")
-    _check_whole(seed, 0, MAX_SEED, "seed")
+    _check_whole(seed, 0, MAX_FILM_SEED, "seed")
     if chunks is not None:
         _check_whole(chunks, 1, MAX_CHUNKS, "chunks")
     return read
