@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from shotstream.cores import usable_cores
 from shotstream.errors import UserError
+from shotstream.ladder import RUNGS
 
 if TYPE_CHECKING:
     import torch
@@ -60,11 +61,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add_memory_arguments(parser)
     parser.add_argument(
         "--fast",
-        type=whole_number(0, 5),
+        type=whole_number(0, len(RUNGS) - 1),
         default=0,
         metavar="N",
-        help="a rung of the ladder of faster ways, each with some loss: 1 bfloat16, 2 three steps, 3 near memory, "
-        "4 two steps, 5 weights in 8 bits (default: 0, exact)",
+        help="a rung of the ladder of faster ways, each with some loss and with those below it: "
+        + ", ".join(f"{number}: {rung.name}" for number, rung in enumerate(RUNGS))
+        + " (default: 0)",
     )
     parser.add_argument(
         "--compile", action="store_true", help="let torch compile the denoiser: minutes at the start, then faster"

@@ -1,6 +1,6 @@
 """Faster with a stated loss: a ladder of changes to a loaded model, each rung with those below it.
 
-Owns what a rung changes and the line that says so. What a rung costs is measured, not promised:
+Owns how a rung of the `ladder` is climbed and the line that says so. What a rung costs is measured, not promised:
 `python -m shotstream evaluate --table assets/fast.yaml -o assets/fast.md` makes the table and the plot.
 """
 
@@ -8,36 +8,17 @@ from __future__ import annotations
 
 import copy
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
 from shotstream.context import MAX_CONTEXT_FRAMES
 from shotstream.errors import UserError
+from shotstream.ladder import RUNGS
 from shotstream.models import kernels
 from shotstream.models.cache import LayerWindow
 from shotstream.models.model import Model
 from shotstream.models.transformer import ShotTransformer
-
-NEAR_CHUNKS = 4  # that a chunk attends to: the shot's first, the two before it, itself
-
-
-@dataclass(frozen=True)
-class Rung:
-    """`what` it changes besides all that the rungs below it do."""
-
-    name: str
-    what: str
-
-
-RUNGS = (
-    Rung("exact", "nothing"),
-    Rung("bf16", "the denoiser in bfloat16, on a CPU where that is faster"),
-    Rung("3 steps", "three denoising steps a chunk"),
-    Rung("near", f"a chunk attends to {NEAR_CHUNKS} chunks of its shot: the first, the latest and itself"),
-    Rung("2 steps", "two denoising steps a chunk"),
-    Rung("8 bit", "the weights of the denoiser's blocks in 8 bits, by torchao"),
-)
 
 
 def quicken(model: Model, rung: int) -> tuple[Model, str]:
@@ -49,18 +30,19 @@ def quicken(model: Model, rung: int) -> tuple[Model, str]:
         raise UserError(f"The ladder has the rungs 0 to {len(RUNGS) - 1}, not {rung}.")
     if rung and model.guidance is not None:
         raise UserError("Only the student has faster ways: leave out --fast with the teacher.")
-    told = []
-    if rung >= 1:
+    asked, told = RUNGS[rung], []
+    if asked.half:
         model, line = _in_half(model)
         told.append(line)
-    steps = {2: 3, 3: 3}.get(rung, 2 if rung >= 4 else len(model.schedule.steps))
-    if steps < len(model.schedule.steps):
-        model = replace(model, schedule=replace(model.schedule, steps=fewer(model.schedule.steps, steps)))
-        told.append(f"{steps} steps")
-    if rung >= 3 and model.schedule.max_chunks > NEAR_CHUNKS:
-        model = replace(model, schedule=replace(model.schedule, near_chunks=NEAR_CHUNKS))
-        told.append(f"near memory of {NEAR_CHUNKS} chunks")
-    if rung >= 5:
+    schedule = model.schedule
+    if asked.steps and asked.steps < len(schedule.steps):
+        schedule = replace(schedule, steps=fewer(schedule.steps, asked.steps))
+        told.append(f"{asked.steps} steps")
+    if asked.near_chunks and asked.near_chunks < schedule.max_chunks:
+        schedule = replace(schedule, near_chunks=asked.near_chunks)
+        told.append(f"near memory of {asked.near_chunks} chunks")
+    model = replace(model, schedule=schedule)
+    if asked.eight_bit:
         model = replace(model, transformer=copy.deepcopy(model.transformer))
         told.append(_in_bytes(model))
     if rung:  # a film's note names it: it is another film
@@ -122,7 +104,7 @@ def _in_bytes(model: Model) -> str:
     try:
         from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, Int8WeightOnlyConfig, quantize_
     except Exception as error:  # not installed, or not for this torch
-        raise UserError("The 8-bit rung needs torchao: pip install torchao.") from error
+        raise UserError("The 8-bit rung needs torchao: pip install -e '.[int8]'.") from error
     eighth = model.device.type == "cuda" and torch.cuda.get_device_capability(model.device) >= (8, 9)
     config = Float8DynamicActivationFloat8WeightConfig() if eighth else Int8WeightOnlyConfig()
     quantize_(model.transformer.blocks, config)

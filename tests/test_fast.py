@@ -11,7 +11,8 @@ from shotstream import fast
 from shotstream.engine import Engine
 from shotstream.errors import UserError
 from shotstream.events import Chunk, ShotRequest
-from shotstream.fast import NEAR_CHUNKS, RUNGS, fewer, quicken
+from shotstream.fast import fewer, quicken
+from shotstream.ladder import NEAR_CHUNKS, RUNGS
 from shotstream.models import kernels
 from shotstream.models.model import Model
 from shotstream.models.random_model import save_random_model

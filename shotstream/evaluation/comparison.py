@@ -22,7 +22,8 @@ from shotstream.evaluation.measured_shot import WORLD, shoot
 from shotstream.evaluation.rates import Flops, Rates, attended, call_flops, measure_rates
 from shotstream.evaluation.speed import STAGES
 from shotstream.events import ShotRequest
-from shotstream.fast import RUNGS, quicken
+from shotstream.fast import quicken
+from shotstream.ladder import RUNGS
 from shotstream.media import SegmentEncoder, enlargement
 from shotstream.memory import Memory
 from shotstream.models.model import Model

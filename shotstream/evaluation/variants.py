@@ -25,7 +25,8 @@ from shotstream.evaluation.cuts import CutDetector
 from shotstream.evaluation.estimate import Estimate, over_stories
 from shotstream.evaluation.speed import measure as measure_speed
 from shotstream.evaluation.toyworld import Figures, Runner, Sample, Shooter
-from shotstream.fast import RUNGS, quicken
+from shotstream.fast import quicken
+from shotstream.ladder import RUNGS
 from shotstream.models.model import Model
 
 VERSION = 2  # of what is measured and how: rows of another one are run again
@@ -44,7 +45,7 @@ class Variant:
     indicator: bool = True  # the angle that tells queries and keys of different shots apart
     routing: bool = True  # context frames read their own shots' captions, not the new one's
     policy: str = "recent"  # which frames of the film the context is made of: one of `context.CONTEXT_POLICIES`
-    fast: int = 0  # the rung of the ladder of faster ways, see `fast.RUNGS`
+    fast: int = 0  # the rung of the ladder of faster ways, see `ladder.RUNGS`
 
     def applied_to(self, model: Model) -> Model:
         """`model` as this row wants it; the one given is left as it is."""
