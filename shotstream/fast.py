@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -20,9 +21,12 @@ from shotstream.models.cache import LayerWindow
 from shotstream.models.model import Model
 from shotstream.models.transformer import ShotTransformer
 
+Seconds = Callable[[ShotTransformer, Model], float]
 
-def quicken(model: Model, rung: int) -> tuple[Model, str]:
-    """`model` as rung number `rung` has it, and what that is, in a line; the one given is left as it is.
+
+def quicken(model: Model, rung: int, seconds: Seconds | None = None) -> tuple[Model, str]:
+    """`model` as rung number `rung` has it, and what that is, in a line; the one given is left as it is. `seconds`
+    tells how long a block of a transformer takes, `block_seconds` unless given.
 
     Raises `UserError` for a rung that there is not, a teacher, or what this machine lacks.
     """
@@ -32,7 +36,7 @@ def quicken(model: Model, rung: int) -> tuple[Model, str]:
         raise UserError("Only the student has faster ways: leave out --fast with the teacher.")
     asked, told = RUNGS[rung], []
     if asked.half:
-        model, line = _in_half(model)
+        model, line = _in_half(model, seconds or block_seconds)
         told.append(line)
     schedule = model.schedule
     if asked.steps and asked.steps < len(schedule.steps):
@@ -58,7 +62,7 @@ def fewer(steps: tuple[int, ...], count: int) -> tuple[int, ...]:
     return tuple(steps[place] for place in sorted(places))
 
 
-def _in_half(model: Model) -> tuple[Model, str]:
+def _in_half(model: Model, seconds: Seconds) -> tuple[Model, str]:
     """In bfloat16; on a CPU only if a block is faster so at the model's size, here and now, and with the faster of
     torch's own attention and matrix products."""
     if model.dtype != torch.float32:
@@ -68,17 +72,17 @@ def _in_half(model: Model) -> tuple[Model, str]:
     half = replace(model, transformer=transformer, dtype=torch.bfloat16)
     if model.device.type != "cpu":
         return half, "bfloat16"
-    own = _block_seconds(transformer, model)
+    own = seconds(transformer, model)
     transformer.use_attention(kernels.PRODUCTS)
-    products = _block_seconds(transformer, model)
+    products = seconds(transformer, model)
     if own <= products:
         transformer.use_attention(kernels.NATIVE)
-    if min(own, products) >= _block_seconds(model.transformer, model):
+    if min(own, products) >= seconds(model.transformer, model):
         return model, "float32, as bfloat16 is slower here"
     return half, "bfloat16" if own <= products else "bfloat16 with attention by matrix products"
 
 
-def _block_seconds(transformer: ShotTransformer, model: Model, repeats: int = 5) -> float:
+def block_seconds(transformer: ShotTransformer, model: Model, repeats: int = 5) -> float:
     """Of processor time, for a block's call on the second chunk of a shot: the least of a few."""
     config, dtype = transformer.config, transformer.head.modulation.dtype
     size = model.latent_size(model.height, model.width)

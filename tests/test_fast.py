@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 
 import pytest
 import torch
 
-from shotstream import fast
 from shotstream.engine import Engine
 from shotstream.errors import UserError
 from shotstream.events import Chunk, ShotRequest
-from shotstream.fast import fewer, quicken
+from shotstream.fast import Seconds, fewer, quicken
 from shotstream.ladder import NEAR_CHUNKS, RUNGS
 from shotstream.models import kernels
 from shotstream.models.model import Model
@@ -45,17 +45,37 @@ def test_every_rung_makes_films_and_leaves_the_model_alone(model, rung):
         assert torch.equal(tensor, before[name])
 
 
-def test_bfloat16_is_near_the_exact_film_where_it_is_used(model, monkeypatch):
-    seconds = {torch.float32: 3.0, torch.bfloat16: 2.0}  # what is faster is the machine's business
-    monkeypatch.setattr(fast, "_block_seconds", lambda transformer, _: seconds[transformer.head.modulation.dtype])
-    half, line = quicken(model, 1)
+def told(float32: float, bfloat16: float) -> Seconds:
+    """What is faster is the machine's business: here it is told."""
+    seconds = {torch.float32: float32, torch.bfloat16: bfloat16}
+    return lambda transformer, _: seconds[transformer.head.modulation.dtype]
+
+
+def test_bfloat16_is_near_the_exact_film_where_it_is_used(model):
+    half, line = quicken(model, 1, told(float32=3.0, bfloat16=2.0))
     assert half.dtype == torch.bfloat16 and line == "bfloat16"
     apart = (latents(half, 1) - latents(model, 1)).abs()
     assert 0 < apart.mean() < 0.05
-    seconds[torch.bfloat16] = 4.0
-    same, line = quicken(model, 1)
+    same, line = quicken(model, 1, told(float32=3.0, bfloat16=4.0))
     assert same.dtype == torch.float32 and "slower here" in line
     assert torch.equal(latents(same, 1), latents(model, 1))
+
+
+def test_eight_bits_take_less_memory_and_are_near_the_rung_below(model):
+    pytest.importorskip("torchao", reason="needs the extra 'int8'")
+    below, _ = quicken(model, 4, told(float32=1.0, bfloat16=2.0))
+    small, line = quicken(model, 5, told(float32=1.0, bfloat16=2.0))
+    assert line.endswith("int8 weights")
+    assert saved_bytes(small.transformer.blocks) < saved_bytes(below.transformer.blocks) / 2
+    apart = (latents(small, 1) - latents(below, 1)).abs()
+    assert 0 < apart.mean() < 0.05
+
+
+def saved_bytes(module: torch.nn.Module) -> int:
+    """Of its weights, as they are stored."""
+    stream = io.BytesIO()
+    torch.save(module.state_dict(), stream)
+    return stream.tell()
 
 
 def test_near_memory_is_exact_until_something_is_far(model):
