@@ -16,10 +16,10 @@ from shotstream.errors import UserError
 from shotstream.events import ShotRequest
 from shotstream.memory import ShotMemory
 from shotstream.models.model import Model
+from shotstream.models.shapes import check_size
 from shotstream.note import MAX_SEED
 
 LONGEST_SHOT = 80  # chunks, a minute: then everything that the caches held has been exchanged many times
-MAX_AREA = 4  # times the model's own picture: beyond it nothing it learned holds
 
 
 @dataclass(frozen=True)
@@ -109,17 +109,7 @@ def _checked_size(request: ShotRequest, model: Model) -> tuple[int, int]:
     """Height and width in latents."""
     height = model.height if request.height is None else request.height
     width = model.width if request.width is None else request.width
-    patches = model.transformer.config.patch_size[1:]
-    for value, patch, name in zip((height, width), patches, ("height", "width"), strict=True):
-        step = model.vae.spatial_factor * patch
-        _check_whole(value, step, MAX_AREA * max(model.height, model.width), f"The picture's {name}")
-        if value % step:
-            raise UserError(f"The picture's {name} must be a multiple of {step}, not {value}.")
-    if height * width > MAX_AREA * model.height * model.width:
-        raise UserError(
-            f"A picture of {width}x{height} is too large for {model.name}: at most {MAX_AREA} times "
-            f"the area of {model.width}x{model.height}."
-        )
+    check_size("The picture", (width, height), (model.width, model.height), model.size_steps)
     return model.latent_size(height, width)
 
 

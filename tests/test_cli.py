@@ -352,7 +352,7 @@ def test_notes_that_no_model_can_follow(random_model_folder, tmp_path):
     shot = DIRECTED.shots[1]
     for change, words in (
         ({"width": 50}, "multiple of"),
-        ({"width": 16_000, "height": 16_000}, "must be a whole number"),
+        ({"width": 16_000, "height": 16_000}, "times as large"),
         ({"shots": (replace(shot, num_chunks=1000),)}, "number of chunks"),
     ):
         source = film_with(tmp_path / "film.mp4", replace(DIRECTED, **change))

@@ -19,7 +19,7 @@ from shotstream.events import ShotRequest
 from shotstream.memory import Memory
 from shotstream.models.published import PUBLISHED_PROMPTING, PUBLISHED_SHAPES, PUBLISHED_SIZE
 from shotstream.models.random_model import save_random_model
-from shotstream.models.shapes import MAX_AREA, checked_shapes, shape_name
+from shotstream.models.shapes import checked_shapes, shape_name
 from shotstream.models.weights import SHIPPED, load_model
 from shotstream.plan import plan_shot
 from shotstream.prompting import PROMPTING_NAME, Prompting
@@ -255,7 +255,6 @@ def test_shapes_are_allowed_as_far_as_shots_are(random_model):
         except UserError:
             made = False
         assert listed == made == (size in ((96, 64), (192, 32), (8, 192))), size
-    assert MAX_AREA == 4
 
 
 def test_a_bad_shape_in_a_folder_names_the_folder(folder):

@@ -57,6 +57,12 @@ class Model:
         """What has weights, by the name of its folder."""
         return {"transformer": self.transformer, "vae": network_of(self.vae), "text_encoder": self.text.encoder}
 
+    @property
+    def size_steps(self) -> tuple[int, int]:
+        """Pixels that a picture's width and height are multiples of: those of a patch."""
+        rows, columns = self.transformer.config.patch_size[1:]
+        return columns * self.vae.spatial_factor, rows * self.vae.spatial_factor
+
     def latent_size(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of the latents of a picture of so many pixels."""
         return height // self.vae.spatial_factor, width // self.vae.spatial_factor

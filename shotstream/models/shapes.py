@@ -1,6 +1,7 @@
 """The shapes of picture that a model makes: its own, and those that its folder lists besides, under their names.
 
-Owns what such a list may say. Knows no model: whoever reads one gives its size and steps.
+Owns what such a list may say and which sizes may be asked for. Knows no model: whoever reads one gives its size and
+steps.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from shotstream.errors import UserError
 
 MAX_SHAPES = 8
-MAX_AREA = 4  # times the model's own picture: `plan` makes none beyond it
+MAX_AREA = 4  # times the model's own picture: beyond it nothing it learned holds
 MAX_NAME = 24
 NAMES = ("landscape", "portrait", "square")
 
@@ -44,7 +45,7 @@ def checked_shapes(listed: object, width: int, height: int, steps: tuple[int, in
         if name in NAMES and name != shape_name(*size):
             raise UserError(f"{source}: the shape {name} is a {shape_name(*size)}: {size[0]}x{size[1]}.")
         if name not in own:
-            _check_size(name, size, (width, height), steps, source)
+            check_size(f"{source}: the shape {name}", size, (width, height), steps)
     return shapes
 
 
@@ -60,10 +61,11 @@ def _checked_pair(name: str, size: object, source: object) -> tuple[int, int]:
     return size[0], size[1]
 
 
-def _check_size(name: str, size: tuple[int, int], own: tuple[int, int], steps: tuple[int, int], source: object) -> None:
-    """The same that `plan` asks of a request."""
-    for side, step in zip(size, steps, strict=True):
-        if side % step:
-            raise UserError(f"{source}: the shape {name} must be a multiple of {step} on that side, not {side}.")
+def check_size(what: str, size: tuple[int, int], own: tuple[int, int], steps: tuple[int, int]) -> None:
+    """Raises `UserError`, a sentence about `what`, for a size (width, height) that a model of its `own` size does not
+    make: sides are multiples of `steps`, and neither they nor the area more than `MAX_AREA` times the model's own."""
+    for side, step, name in zip(size, steps, ("width", "height"), strict=True):
+        if type(side) is not int or side < step or side % step:
+            raise UserError(f"{what}'s {name} must be a multiple of {step}, not {str(side)[:40]}.")
     if max(size) > MAX_AREA * max(own) or size[0] * size[1] > MAX_AREA * own[0] * own[1]:
-        raise UserError(f"{source}: the shape {name} is more than {MAX_AREA} times as large as the model's own.")
+        raise UserError(f"{what} is more than {MAX_AREA} times as large as the model's own, {own[0]}x{own[1]}.")

@@ -115,13 +115,11 @@ def _load_model(
         places["text_encoder"], places["tokenizer"], text_len, device, dtype, int8=int8_text, streamed=low_vram
     )
     _check_fit(source, transformer, vae, text)
-    patch_height, patch_width = (vae.spatial_factor * patch for patch in transformer.config.patch_size[1:])
-    steps = patch_width, patch_height
     used = use_attention(transformer, attention, device, dtype)
     shown = load_preview(preview, vae, device, dtype) if preview else None
     if low_vram:
         vae = as_guest(vae, transformer, device)
-    return Model(
+    model = Model(
         attention=used,
         name=(index.get("name") or Path(source).name) + (" (preview)" if shown else ""),  # a film's note names it
         transformer=transformer,
@@ -134,10 +132,11 @@ def _load_model(
         device=device,
         dtype=dtype,
         guidance=parts.guidance,
-        shapes=checked_shapes(index.get("shapes"), index["width"], index["height"], steps, source),
         prompting=parts.prompting,
         preview=shown,
     )
+    model.shapes = checked_shapes(index.get("shapes"), model.width, model.height, model.size_steps, source)
+    return model
 
 
 @dataclass(frozen=True)
