@@ -148,3 +148,9 @@ def test_a_teacher_s_absurd_numbers_are_refused(folder, tmp_path, change, compla
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(UserError, match=complaint):
         load_model(copy, quality="teacher")
+
+
+@pytest.mark.parametrize("way", ["--baseline", "--ladder"])
+def test_bench_does_not_compare_it_with_what_only_a_student_does(folder, capsys, way):
+    assert main(["bench", "--model", str(folder / "teacher"), "--device", "cpu", "--shots", "1", way]) == 2
+    assert "makes whole shots" in capsys.readouterr().err.splitlines()[-1]
