@@ -76,7 +76,7 @@ def _compare(args: argparse.Namespace, model: Model) -> int:
     from shotstream.plan import plan_shot
 
     if model.guidance is not None:
-        raise UserError(f"{model.name} makes whole shots: leave out --baseline and --ladder, which are for one that streams.")
+        raise UserError(f"{model.name} makes whole shots: leave out --baseline and --ladder, which are for students.")
     chunks = args.chunks or model.default_chunks
     height, width = args.height or model.height, args.width or model.width
     plan_shot(ShotRequest(WORLD, num_chunks=chunks, height=height, width=width), model)

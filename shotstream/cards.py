@@ -92,33 +92,35 @@ def empty_model(folder: str | None, dtype: torch.dtype, low_vram: bool = False) 
     from diffusers import AutoencoderKLWan
     from transformers import UMT5Config, UMT5EncoderModel
 
-    from shotstream.models.components import LARGE_ENCODER, VAES, count_parameters
+    from shotstream.models.components import LARGE_ENCODER, count_parameters, empty_encoder, empty_vae
     from shotstream.models.folder import read_numbers
     from shotstream.models.model import Model
     from shotstream.models.published import PUBLISHED, PUBLISHED_SIZE, UMT5_XXL, WAN
     from shotstream.models.text import UMT5Text
     from shotstream.models.transformer import ShotTransformer
-    from shotstream.models.vae import LodgedState, WanVAE
+    from shotstream.models.vae import LodgedState, WanVAE, network_of
+    from shotstream.models.weights import check_fit
     from shotstream.sampler import Schedule
 
-    numbers = read_numbers(Path(folder)) if folder else None
-    borrowed = numbers is None or (numbers.base == WAN and numbers.vae is None)
+    place = Path(folder) if folder else None
+    numbers = read_numbers(place) if place else None
+    has_vae, has_encoder = (place is not None and (place / part).is_dir() for part in ("vae", "text_encoder"))
+    if numbers and numbers.base != WAN and not (has_vae and has_encoder):
+        part = "text_encoder" if has_vae else "vae"
+        raise UserError(f"{folder} lacks the folder {part}/: name a model folder that has parts of its own.")
     with torch.device("meta"):
         transformer = _cast(ShotTransformer(**(numbers.transformer if numbers else {})), dtype)
-        if borrowed:
-            vae, encoder = WanVAE(_cast(AutoencoderKLWan(), dtype)), UMT5EncoderModel(UMT5Config(**UMT5_XXL))
-        else:
-            if numbers.vae is None or numbers.text is None:
-                raise UserError(f"{folder} borrows parts from {numbers.base}: name that folder's own copy.")
-            kind, wrap = VAES[numbers.vae["_class_name"]]
-            vae, encoder = wrap(_cast(kind.from_config(numbers.vae), dtype)), UMT5EncoderModel(numbers.text)
-        large = count_parameters(encoder) >= LARGE_ENCODER
-        _cast(encoder, torch.bfloat16 if large and dtype == torch.float32 else dtype)
+        vae = empty_vae(place / "vae") if has_vae else WanVAE(AutoencoderKLWan())
+        encoder = empty_encoder(place / "text_encoder") if has_encoder else UMT5EncoderModel(UMT5Config(**UMT5_XXL))
+    _cast(network_of(vae), dtype)
+    large = count_parameters(encoder) >= LARGE_ENCODER
+    _cast(encoder, torch.bfloat16 if large and dtype == torch.float32 else dtype)
     if low_vram and isinstance(vae, WanVAE):
         vae.lodge = lambda state: LodgedState(state, _forget, _imagine)
     schedule = numbers.schedule if numbers else Schedule()
     size = numbers.size if numbers else PUBLISHED_SIZE
     text = UMT5Text(None, encoder, transformer.config.text_len)  # nothing is tokenised
+    check_fit(folder, transformer, vae, text)
     return Model(
         name=numbers.name if numbers else PUBLISHED,
         transformer=transformer,

@@ -14,6 +14,7 @@ import torch
 from complaints import refusal
 from safetensors.torch import load_file, save_file
 
+from shotstream.cards import empty_model
 from shotstream.errors import UserError
 from shotstream.events import ShotRequest
 from shotstream.memory import Memory
@@ -99,6 +100,11 @@ def damage(folder: Path, kind: str) -> str:
         case "endless vae":
             edit(folder / "vae" / "config.json", encoder_blocks=10**9)
             return "encoder_blocks"
+        case "vae with a mean too many":
+            shutil.rmtree(folder)
+            save_random_model(folder)
+            edit(folder / "vae" / "config.json", latents_mean=[0.0] * 17)
+            return "AutoencoderKLWan"
         case "vae of another width":
             edit(folder / "vae" / "config.json", detail_dim=16)
             return "upsample.0.weight"
@@ -152,30 +158,41 @@ def damage(folder: Path, kind: str) -> str:
         case "no scheduler":
             scheduler.unlink()
             return "scheduler"
-        case "other text width":
+        case "other text width" | "other latents":
             shutil.rmtree(folder)
             save_random_model(folder)
-            narrow = save_random_model(folder.with_name("narrow"), {"text_dim": 16})
+            config = {"text_dim": 16} if kind == "other text width" else {"in_dim": 8, "out_dim": 8}
+            narrow = save_random_model(folder.with_name("narrow"), config)
             shutil.rmtree(folder / "transformer")
             shutil.copytree(narrow / "transformer", folder / "transformer")
-            return "text"
+            return "text" if kind == "other text width" else "8 latent channels"
     raise AssertionError(kind)
 
 
-DAMAGES = (
-    "no index|index is no JSON|absurd size|no vae|unknown vae|absurd vae|endless vae|vae of another width|cut weights|"
-    "binary noise|tensor missing|no weights|text encoder cut|text encoder lacks a tensor|text encoder of another size|"
-    "text encoder not finite|absurd text encoder|zero embeddings|name that steers a terminal|no tokenizer|"
-    "rising steps|no chunks|negative shift|no scheduler|other text width"
+DAMAGED_NUMBERS = (
+    "index is no JSON|absurd size|no vae|unknown vae|absurd vae|endless vae|vae with a mean too many|"
+    "absurd text encoder|name that steers a terminal|rising steps|no chunks|negative shift|no scheduler|"
+    "other text width|other latents"
+)
+DAMAGED_FILES = (
+    "no index|vae of another width|cut weights|binary noise|tensor missing|no weights|text encoder cut|"
+    "text encoder lacks a tensor|text encoder of another size|text encoder not finite|zero embeddings|no tokenizer"
 )
 
 
-@pytest.mark.parametrize("kind", DAMAGES.split("|"))
+@pytest.mark.parametrize("kind", f"{DAMAGED_NUMBERS}|{DAMAGED_FILES}".split("|"))
 def test_a_damaged_folder_is_one_sentence(folder, kind, capfd):
     word = damage(folder, kind)
     capfd.readouterr()
     message = refusal(load_model, folder)
     assert capfd.readouterr() == ("", "")
+    assert word in message, message
+
+
+@pytest.mark.parametrize("kind", DAMAGED_NUMBERS.split("|"))
+def test_damaged_numbers_are_one_sentence_without_the_weights_too(folder, kind):
+    word = damage(folder, kind)
+    message = refusal(empty_model, str(folder), torch.float32)
     assert word in message, message
 
 

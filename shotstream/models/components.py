@@ -18,7 +18,7 @@ from shotstream.models.checkpoint import fill, load_safetensors, opened_weights,
 from shotstream.models.offload import stream_encoder
 from shotstream.models.pixel_autoencoder import PixelAutoencoder
 from shotstream.models.text import UMT5Text
-from shotstream.models.vae import VAE, WanVAE
+from shotstream.models.vae import VAE, WanVAE, network_of
 
 # What a text encoder's configuration may claim before it is built.
 TEXT_LIMITS = {
@@ -40,7 +40,7 @@ VAES: dict[str, tuple[type, Callable[[Any], VAE]]] = {
 }
 
 
-def read_vae_config(folder: Path) -> dict[str, Any]:
+def _read_vae_config(folder: Path) -> dict[str, Any]:
     """A VAE's numbers, of a kind that is known. Raises `UserError`."""
     config = read_json(folder / "config.json")
     if config.get("_class_name") not in VAES:
@@ -54,15 +54,32 @@ def read_vae_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def load_vae(folder: Path, device: torch.device, dtype: torch.dtype) -> VAE:
-    config = read_vae_config(folder)
+def empty_vae(folder: Path) -> VAE:
+    """The VAE that a folder describes, without weights (on meta). Raises `UserError`."""
+    config = _read_vae_config(folder)
     kind, wrap = VAES[config["_class_name"]]
     try:
         with torch.device("meta"):
             module = kind.from_config(config)
+        return wrap(module)
     except Exception as error:  # numbers that make no network fail in as many ways as there are layers
         raise UserError(f"{folder / 'config.json'} does not describe a {kind.__name__}.") from error
-    return wrap(load_safetensors(module, folder, device, dtype))
+
+
+def load_vae(folder: Path, device: torch.device, dtype: torch.dtype) -> VAE:
+    vae = empty_vae(folder)
+    load_safetensors(network_of(vae), folder, device, dtype)
+    return vae
+
+
+def empty_encoder(folder: Path) -> UMT5EncoderModel:
+    """The text encoder that a folder describes, without weights (on meta). Raises `UserError`."""
+    config = _read_text_config(folder)
+    try:
+        with torch.device("meta"):
+            return UMT5EncoderModel(config)
+    except Exception as error:
+        raise UserError(f"{folder} holds no UMT5 text encoder that can be read.") from error
 
 
 def load_text(
@@ -81,12 +98,7 @@ def load_text(
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the library raises nearly anything
         raise UserError(f"{tokenizer_folder} holds no tokenizer that can be read.") from error
-    config = read_text_config(encoder_folder)
-    try:
-        with torch.device("meta"):
-            encoder = UMT5EncoderModel(config)
-    except Exception as error:
-        raise UserError(f"{encoder_folder} holds no UMT5 text encoder that can be read.") from error
+    encoder = empty_encoder(encoder_folder)
     if dtype == torch.float32 and count_parameters(encoder) >= LARGE_ENCODER:
         dtype = torch.bfloat16
     encoder = _fill_encoder(encoder, encoder_folder, torch.device("cpu") if streamed else device, dtype)
@@ -131,7 +143,7 @@ def count_parameters(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def read_text_config(folder: Path) -> UMT5Config:
+def _read_text_config(folder: Path) -> UMT5Config:
     """A text encoder's numbers. Raises `UserError` for those that none has, before one is built of them."""
     path = folder / "config.json"
     config = read_json(path)

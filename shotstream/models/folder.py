@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase, UMT5Config, UMT5EncoderModel
+from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 from transformers.utils.logging import disable_progress_bar
 
 from shotstream.errors import UserError
 from shotstream.models.checkpoint import read_json, transformer_config
-from shotstream.models.components import read_text_config, read_vae_config
 from shotstream.models.scheduling import SCHEDULER_NAME, read_schedule, schedule_config
 from shotstream.models.shapes import Shapes
 from shotstream.models.transformer import ShotTransformer
@@ -48,19 +47,17 @@ def checked_index(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Numbers:
-    """A model folder without its weights; `vae` and `text` are None where they come from `base`."""
+    """What the files of a model folder say, VAE and text encoder apart; what it lacks comes from `base`."""
 
     name: str
     base: str | None
     transformer: dict[str, Any]
-    vae: dict[str, Any] | None
-    text: UMT5Config | None
     schedule: Schedule
     size: dict[str, int]
 
 
 def read_numbers(folder: Path) -> Numbers:
-    """What the files of a model folder say of its shapes. Raises `UserError`."""
+    """Raises `UserError`."""
     if not (folder / INDEX).is_file():
         raise UserError(f"There is no model folder at {folder}.")
     index = checked_index(folder / INDEX)
@@ -69,8 +66,6 @@ def read_numbers(folder: Path) -> Numbers:
         name=index.get("name") or folder.name,
         base=index.get("base"),
         transformer=transformer_config(read_json(place / "config.json"), place),
-        vae=read_vae_config(folder / "vae") if (folder / "vae").is_dir() else None,
-        text=read_text_config(folder / "text_encoder") if (folder / "text_encoder").is_dir() else None,
         schedule=read_schedule(folder / "scheduler")[0],
         size={key: index[key] for key in ("height", "width", "fps")},
     )

@@ -69,8 +69,8 @@ class WanVAE:
         self.latent_channels = config.z_dim
         self.spatial_factor = 2 ** len(config.temperal_downsample)
         self.temporal_factor = 2 ** sum(config.temperal_downsample)
-        self._mean = torch.tensor(config.latents_mean).view(-1, 1, 1)
-        self._std = torch.tensor(config.latents_std).view(-1, 1, 1)
+        self._mean = torch.tensor(config.latents_mean).view(self.latent_channels, 1, 1)
+        self._std = torch.tensor(config.latents_std).view(self.latent_channels, 1, 1)
 
     def _normal(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and deviation of latents on `device`, where they stay: to fetch them at every call makes a GPU wait."""

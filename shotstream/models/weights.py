@@ -114,7 +114,7 @@ def _load_model(
     text = load_text(
         places["text_encoder"], places["tokenizer"], text_len, device, dtype, int8=int8_text, streamed=low_vram
     )
-    _check_fit(source, transformer, vae, text)
+    check_fit(source, transformer, vae, text)
     used = use_attention(transformer, attention, device, dtype)
     shown = load_preview(preview, vae, device, dtype) if preview else None
     if low_vram:
@@ -223,7 +223,8 @@ def _published_homes(missing: list[str], progress: FetchProgress | None) -> dict
     return homes
 
 
-def _check_fit(source: object, transformer: ShotTransformer, vae: VAE, text: UMT5Text) -> None:
+def check_fit(source: object, transformer: ShotTransformer, vae: VAE, text: UMT5Text) -> None:
+    """Raises `UserError` naming `source` for parts that do not go together."""
     config = transformer.config
     if not config.in_dim == config.out_dim == vae.latent_channels:
         raise UserError(
@@ -234,7 +235,7 @@ def _check_fit(source: object, transformer: ShotTransformer, vae: VAE, text: UMT
             f"{source}: the transformer reads text of {config.text_dim} channels, "
             f"the text encoder writes {text.encoder.config.d_model}."
         )
-    if len(text.tokenizer) > text.encoder.config.vocab_size:
+    if text.tokenizer is not None and len(text.tokenizer) > text.encoder.config.vocab_size:
         raise UserError(f"{source}: the tokenizer has more words than the text encoder.")
 
 
