@@ -71,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
 
     dtype = getattr(torch, args.dtype)
     model, small = (empty_model(args.model, dtype, low_vram) for low_vram in (False, True))
+    if model.guidance is not None:
+        raise UserError(f"{model.name} is a teacher, which takes other room than its student: plan for the student.")
     height, width = args.height or model.height, args.width or model.width
     chunks = args.chunks or model.default_chunks
     plan_shot(ShotRequest("x", num_chunks=chunks, height=height, width=width), model)  # tells what cannot be made
@@ -127,6 +129,7 @@ def empty_model(folder: str | None, dtype: torch.dtype, low_vram: bool = False) 
         vae=vae,
         text=text,
         schedule=schedule,
+        guidance=numbers.guidance if numbers else None,
         device=torch.device("meta"),
         dtype=dtype,
         **size,

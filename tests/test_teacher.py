@@ -154,3 +154,9 @@ def test_a_teacher_s_absurd_numbers_are_refused(folder, tmp_path, change, compla
 def test_bench_does_not_compare_it_with_what_only_a_student_does(folder, capsys, way):
     assert main(["bench", "--model", str(folder / "teacher"), "--device", "cpu", "--shots", "1", way]) == 2
     assert "makes whole shots" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_plan_does_not_take_it_for_a_student(folder, capsys):
+    assert main(["plan", "--model", str(folder / "teacher")]) == 2
+    told = capsys.readouterr()
+    assert "plan for the student" in told.err and told.err.count("\n") == 1 and not told.out

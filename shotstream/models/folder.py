@@ -53,6 +53,7 @@ class Numbers:
     base: str | None
     transformer: dict[str, Any]
     schedule: Schedule
+    guidance: Guidance | None
     size: dict[str, int]
 
 
@@ -62,11 +63,13 @@ def read_numbers(folder: Path) -> Numbers:
         raise UserError(f"There is no model folder at {folder}.")
     index = checked_index(folder / INDEX)
     place = folder / "transformer"
+    schedule, guidance = read_schedule(folder / "scheduler")
     return Numbers(
         name=index.get("name") or folder.name,
         base=index.get("base"),
         transformer=transformer_config(read_json(place / "config.json"), place),
-        schedule=read_schedule(folder / "scheduler")[0],
+        schedule=schedule,
+        guidance=guidance,
         size={key: index[key] for key in ("height", "width", "fps")},
     )
 
