@@ -190,6 +190,17 @@ def test_too_small_a_disk_is_told_before_anything_is_fetched(hub_server, reposit
     assert not hub_server.fetched()
 
 
+def test_no_room_is_asked_for_an_encoder_that_will_not_be_fetched(hub_server, tmp_path):
+    """The large one is here already; the small one is said to be larger than any disk."""
+    home = os.environ | {"HF_ENDPOINT": hub_server.address, "HF_HOME": str(tmp_path / "home")}
+    code = f"import sys; from shotstream.models.hub import download; download('{LARGE.source}', sys.argv[1:])"
+    subprocess.run([sys.executable, "-c", code, *LARGE.files], env=home, check=True, capture_output=True, timeout=60)
+    hub_server.sizes[Path(SMALL.files[-1]).name] = 10**15
+    result = run_load(hub_server, tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert not set(hub_server.fetched()) & (set(SMALL.files) - set(LARGE.files))
+
+
 def test_what_an_earlier_download_brought_is_not_fetched_again(hub_server, tmp_path):
     """A process that was stopped after the first of two files."""
     home = os.environ | {"HF_ENDPOINT": hub_server.address, "HF_HOME": str(tmp_path / "home")}

@@ -20,7 +20,7 @@ from shotstream.models.components import load_text, load_vae
 from shotstream.models.encoder_choice import choose_encoder
 from shotstream.models.fetching import FetchProgress
 from shotstream.models.folder import COMPONENTS, INDEX, checked_index
-from shotstream.models.hub import check_room, download, fetch, is_hub_id
+from shotstream.models.hub import cached, check_room, download, fetch, is_hub_id
 from shotstream.models.model import Model
 from shotstream.models.offload import GuestVAE, lodge_state
 from shotstream.models.preview import load_preview
@@ -172,7 +172,8 @@ def _read_parts(
         folder = _teacher_folder(path) if quality == "teacher" else path
     elif name in CHECKPOINTS:
         part = checkpoint_files(name, revision, quality)
-        check_room([part, VAE_FILES, TOKENIZER_FILES, TEXT_16_FILES])  # all of it, before the first byte
+        encoder = [] if cached(TEXT_32_FILES) else [TEXT_16_FILES]
+        check_room([part, VAE_FILES, TOKENIZER_FILES, *encoder])  # all of it, before the first byte
         checkpoint = fetch([part], progress)[0] / part.files[0]
         return _published_parts(checkpoint, name, device, dtype, quality, _places(None, WAN, progress))
     elif isinstance(source, str) and is_hub_id(source):
