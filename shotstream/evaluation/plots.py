@@ -21,7 +21,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise UserError("The plots need matplotlib: pip install 'shotstream[evaluation]'.") from error
+        raise UserError("The plots need matplotlib: pip install -e '.[evaluation]'.") from error
 
 
 def draw_plots(rows: Mapping[str, Row]) -> dict[str, tuple[str, bytes]]:

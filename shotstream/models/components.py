@@ -114,7 +114,7 @@ def quantise_text(encoder: UMT5EncoderModel) -> None:
     try:
         from torchao.quantization import Int8WeightOnlyConfig, quantize_
     except Exception as error:  # not installed, or built for another torch
-        raise UserError("A text encoder in int8 needs torchao: pip install 'shotstream[int8]'.") from error
+        raise UserError("A text encoder in int8 needs torchao: pip install -e '.[int8]'.") from error
     quantize_(encoder, Int8WeightOnlyConfig())
 
 

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         from shotstream.training.configuration import load_recipe, with_seed
         from shotstream.training.stages import Stages
     except ImportError as error:
-        raise UserError(f"Training needs the package {error.name}: pip install '.[training]'.") from error
+        raise UserError(f"Training needs the package {error.name}: pip install -e '.[training]'.") from error
 
     for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
         if parse_flag_from_env(f"ACCELERATE_USE_{name}"):
