@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,28 @@ def test_variables_and_extras_that_are_named_are_the_program_s():
     hints = re.findall(r"pip install (?!-r|scenedetect)([^;`\n]*)", readme + code)
     named = {re.match(r"-e '\.\[(\w+)\]'", hint).group(1) for hint in hints}  # the name on the index is not ours
     assert named == extras.keys() - {"dev"}
+
+
+def test_messages_that_the_readme_explains_are_the_program_s():
+    """Whatever stands in the first column of its tables of troubles, between the parts that change."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    told = " ".join(text for path in (ROOT / "shotstream").rglob("*.py") for text in _texts(path))
+    tables = re.findall(r"^\| (?:what )?it says \| what to do \|\n\|---\|---\|\n((?:\|.*\n)+)", readme, re.MULTILINE)
+    cells = [row.split(" | ")[0].strip("| ") for table in tables for row in table.splitlines()]
+    messages = [message for cell in cells for message in re.findall(r"`([^`]+)`", cell) or [cell]]
+    assert len(tables) == 2 and len(messages) > 20
+    for message in messages:
+        for part in re.split(r"\.\.\.|\bN\b|\d+", message):
+            assert part.strip() in told, message
+
+
+def _texts(path: Path) -> Iterator[str]:
+    """The strings of a file as they are told, without what is filled in."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(part.value if isinstance(part, ast.Constant) else "" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
 
 
 def test_nothing_is_too_large_for_plain_git():
