@@ -55,7 +55,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         metavar="FOLDER|HUB_ID",
-        help="model folder or Hub id (default: $SHOTSTREAM_MODEL, else the small shipped model)",
+        help="model folder or Hub id (default: $SHOTSTREAM_MODEL, else the published model with CUDA, "
+        "the small shipped one without)",
     )
     add_device_arguments(parser)
     add_memory_arguments(parser)
@@ -73,10 +74,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_device_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds --device, --dtype and --attention."""
+def add_device_arguments(parser: argparse.ArgumentParser, dtype: str | None = None) -> None:
+    """Adds --device, --dtype (by default `dtype`, or the device's usual one) and --attention."""
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
-    parser.add_argument("--dtype", choices=DTYPES, help="(default: bfloat16 on a GPU, float32 on a CPU)")
+    usual = dtype or "bfloat16 on a GPU, float32 on a CPU"
+    parser.add_argument("--dtype", choices=DTYPES, default=dtype, help=f"(default: {usual})")
     parser.add_argument(
         "--attention", default="auto", help="diffusers attention backend (default: auto, the fastest that is exact)"
     )

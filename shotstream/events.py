@@ -72,8 +72,8 @@ class Chunk:
 @dataclass(frozen=True)
 class ShotDone:
     """The shot is complete. `memory` is the request's memory with `shot` appended; `seconds` per stage
-    ("text", "context_encode", "context_pass", "denoise", "cache_pass", "decode"). `attention`, if it was asked for: the
-    share of the last chunk's attention that each of the six context frames got."""
+    ("text", "context_encode", "context_pass", "denoise", "cache_pass", "decode", "attention"). `attention`, if it was
+    asked for: the share of the last chunk's attention that each of the six context frames got."""
 
     memory: Memory
     shot: ShotMemory

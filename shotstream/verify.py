@@ -24,8 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"largest difference allowed (default: {STORY_TOLERANCE:g}, for single calls {CALL_TOLERANCE:g})",
     )
     parser.add_argument("--teacher", type=Path, help="also compare a recorded call of the bidirectional teacher")
-    add_device_arguments(parser)
-    parser.set_defaults(dtype="float32")  # what recordings are made in
+    add_device_arguments(parser, dtype="float32")  # what recordings are made in
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,11 +17,11 @@ from shotstream.sampler import Guidance, Schedule
 
 @dataclass
 class Model:
-    """`height` and `width` are pixels of the model's own size; `fps` its frame rate. All parts are on `device`; the
-    transformer, the VAE and the memory's latents are in `dtype`. With `guidance` it is a bidirectional teacher, which
-    makes a shot as a whole; without, a causal student. `shapes` are the pictures that it makes, (width, height) by name
-    and always with its own size; `prompting` is how it likes to be prompted, as far as its folder says so. `preview`
-    makes the pictures that are shown, if there is one."""
+    """`height` and `width` are pixels of the model's own size; `fps` its frame rate. All parts compute on `device`,
+    wherever their weights wait; the transformer, the VAE and the memory's latents are in `dtype`. With `guidance` it is
+    a bidirectional teacher, which makes a shot as a whole; without, a causal student.
+    `shapes` are the pictures that it makes, (width, height) by name and always with its own size; `prompting` is how it
+    likes to be prompted, as far as its folder says so. `preview` makes the pictures that are shown, if there is one."""
 
     name: str
     transformer: ShotTransformer
