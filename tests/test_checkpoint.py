@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import torch
 from complaints import refusal
 from reference import publish
 from safetensors.torch import load_file, save_file
+from watched import run
 
 from shotstream.__main__ import main
 from shotstream.models.checkpoint import load_checkpoint
@@ -135,36 +134,16 @@ def test_absurd_configurations_are_refused(weights, tmp_path, changes):
 
 
 MEASURE = """
-import sys, threading, time, torch
+import sys, torch
 from shotstream.models.checkpoint import load_checkpoint
+from watched import Watch
 
-def anonymous():
-    return sum(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) * 1024
-
-peak, running, watching = 0, True, threading.Event()
-def watch():
-    global peak
-    while running:
-        peak = max(peak, anonymous())
-        watching.set()
-        time.sleep(0.0005)
-watcher = threading.Thread(target=watch)
-watcher.start()
-
-def load(path):
-    return load_checkpoint(path, dtype=torch.bfloat16)
-
-# Whatever a process has only once is not the loader's: modules, the watcher's stack and arena. So the watcher runs
-# already, and a small file was loaded in the same dtype.
-load(sys.argv[1])
-watching.wait()
-peak = before = anonymous()
-transformer = load(sys.argv[2])
-running = False
-watcher.join()
-peak = max(peak, anonymous())  # on a busy machine the watcher may have slept
-weights = sum(p.nbytes for p in transformer.parameters())
-print((peak - before) / weights, weights)
+watch = Watch()
+load_checkpoint(sys.argv[1], dtype=torch.bfloat16)  # what a process has only once, modules for one, is not counted
+watch.begin()
+transformer = load_checkpoint(sys.argv[2], dtype=torch.bfloat16)
+peak, weights = watch.peak(), sum(p.nbytes for p in transformer.parameters())
+print(peak / weights, weights)
 """
 
 
@@ -176,9 +155,7 @@ def test_loading_takes_little_more_memory_than_the_weights(tmp_path):
     for layers in (1, big["num_layers"]):
         weights = reference.random_weights(big | {"num_layers": layers})
         paths.append(str(publish(tmp_path / f"{layers}.pt", weights)))
-    command, alone = [sys.executable, "-c", MEASURE, *paths], os.environ | {"OMP_NUM_THREADS": "1"}
-    out = subprocess.run(command, capture_output=True, text=True, check=True, env=alone).stdout
-    ratio, size = map(float, out.split())
+    ratio, size = run(MEASURE, *paths)
     assert size > 1.3e8
     assert 0.9 < ratio <= 1.3, ratio
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from watched import run
 
 from shotstream.models.random_model import save_random_model
 
@@ -25,58 +23,32 @@ torch.save({"generator": {f"model.{name}": tensor for name, tensor in weights.it
 print(len(weights), sum(tensor.numel() for tensor in weights.values()))
 """
 
-WATCH = """
-import sys, threading, time, torch
-
-def anonymous():
-    return sum(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) * 1024
-
-peak, running = 0, True
-def watch():
-    global peak
-    while running:
-        peak = max(peak, anonymous())
-        time.sleep(0.002)
-threading.Thread(target=watch, daemon=True).start()
-"""
-
-CONVERT = (
-    WATCH
-    + """
+CONVERT = """
+import sys, time
 from shotstream.__main__ import main
 from shotstream.models import weights
-before, started = anonymous(), time.perf_counter()
+from watched import Watch
+watch, started = Watch(), time.perf_counter()
 assert main(["convert", sys.argv[1], sys.argv[2], "--base", sys.argv[3]]) == 0
-print(peak - before, time.perf_counter() - started)
+print(watch.peak(), time.perf_counter() - started)
 """
-)
 
-RUN = (
-    WATCH
-    + """
+RUN = """
+import sys, time, torch
 from shotstream.engine import Engine
 from shotstream.events import Progress, ShotRequest
 from shotstream.models.weights import load_model
-before, started = anonymous(), time.perf_counter()
+from watched import Watch
+watch, started = Watch(), time.perf_counter()
 model = load_model(sys.argv[1], dtype=torch.bfloat16)
-loaded, load_peak = time.perf_counter() - started, peak - before
+loaded, load_peak = time.perf_counter() - started, watch.peak()
 size = sum(parameter.nbytes for parameter in model.transformer.parameters())
 started = time.perf_counter()
 for event in Engine(model).shoot(ShotRequest("a fox in the snow", num_chunks=1)):
     if isinstance(event, Progress) and event.stage == "denoise":
         break
-print(size, load_peak, loaded, peak - before, time.perf_counter() - started)
+print(size, load_peak, loaded, watch.peak(), time.perf_counter() - started)
 """
-)
-
-
-def run(code: str, *arguments: object) -> list[float]:
-    """What a process of its own prints last."""
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1200)
-    assert result.returncode == 0, result.stderr[-2000:]
-    return [float(word) for word in result.stdout.splitlines()[-1].split()]
 
 
 @pytest.mark.slow
