@@ -25,7 +25,7 @@ from shotstream.models.checkpoint import transformer_config
 from shotstream.models.model import Model
 from shotstream.models.pixel_autoencoder import PixelAutoencoder
 from shotstream.models.transformer import ShotTransformer
-from shotstream.models.vae import VAE, WanVAE
+from shotstream.models.vae import VAE, network_of
 from shotstream.models.weights import load_model
 from shotstream.sampler import Schedule
 from shotstream.training.batches import ShotBatch, ShotDealer
@@ -257,5 +257,5 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 def cast_vae(vae: VAE, **place: Any) -> VAE:
     """`vae` on another device or in another dtype."""
-    (vae.module if isinstance(vae, WanVAE) else vae).to(**place)
+    network_of(vae).to(**place)
     return vae

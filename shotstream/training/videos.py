@@ -26,7 +26,7 @@ from shotstream.context import sample_context
 from shotstream.errors import UserError, telling_lack_of_memory
 from shotstream.film_file import FilmShot, write_film
 from shotstream.media import SegmentEncoder, enlargement
-from shotstream.models.vae import VAE, WanVAE
+from shotstream.models.vae import VAE, WanVAE, network_of
 from shotstream.story import compose_caption
 from shotstream.toyworld import world
 from shotstream.toyworld.stories import leave_out
@@ -82,7 +82,7 @@ def _encode_story(
     vae: VAE, story: AnnotatedStory, plan: list[list[int]], height: int, width: int, bar: tqdm
 ) -> tuple[Tensor, list[dict[str, list[int]]]]:
     """Latents [u, C, h, w] float16 of a story and, for every shot, which of them it is and looks back at."""
-    module = _module(vae)
+    module = network_of(vae)
     device = next(module.parameters()).device
     lengths = [len(numbers) for numbers in plan]
     looks = [[]] + [sample_context(lengths[:index]) for index in range(1, len(plan))]
@@ -172,13 +172,9 @@ def _check_numbers(vae: VAE, height: int, width: int, fps: int, max_chunks: int)
             raise UserError(f"Videos cannot be encoded with {value} {name}: use 1 to {highest}.")
 
 
-def _module(vae: VAE) -> torch.nn.Module:
-    return vae.module if isinstance(vae, WanVAE) else vae
-
-
 def _fingerprint(vae: VAE) -> str:
     """Of the configuration and of the weights: an autoencoder trained anew has the same configuration."""
-    module = _module(vae)
+    module = network_of(vae)
     config = {key: value for key, value in module.config.items() if not key.startswith("_")}
     digest = hashlib.blake2b(json.dumps([type(module).__name__, config], sort_keys=True, default=str).encode())
     for name, tensor in sorted(module.state_dict().items()):
