@@ -19,29 +19,24 @@ from shotstream.events import Chunk, ShotDone, ShotRequest
 from shotstream.memory import Memory
 from shotstream.models.cache import ShotCache
 from shotstream.models.model import Model
-from shotstream.recording import Recording, load_tensors, read_recording, recorded_model
+from shotstream.recording import Recording, load_tensors
 
 
 @dataclass(frozen=True)
 class Difference:
-    """`largest` absolute difference between ours and the recording's; of a whole replay or of one `single_call`."""
+    """`largest` absolute difference between ours and the recording's, and the root mean square of all `relative` to
+    that of the recording; of a whole replay or of one `single_call`."""
 
     what: str
     largest: float
+    relative: float
     single_call: bool = False
 
 
-def differences(
-    stem: str | Path,
-    device: torch.device,
-    dtype: torch.dtype,
-    attention: str = "native",
-    teacher: Path | None = None,
-) -> Iterator[Difference]:
+def differences(recording: Recording, model: Model, teacher: Path | None = None) -> Iterator[Difference]:
     """Context and result latents of every shot in story order, then the single calls, at last the `teacher`'s if that
-    is recorded in a file. Raises `UserError` for files of another layout."""
-    recording = read_recording(Path(stem))
-    model = recorded_model(recording, device, dtype, attention)
+    is recorded in a file; by `model`, which is the recording's (see `recorded_model`). Raises `UserError` for files of
+    another layout."""
     engine, memory = Engine(model), Memory()
     for shot, caption in enumerate(recording.captions):
         request = ShotRequest(caption, memory, num_chunks=recording.num_chunks(shot))
@@ -52,9 +47,11 @@ def differences(
             context, shot_index = torch.zeros(()), (0,) * MAX_CONTEXT_FRAMES
         recorded_index = recording.tensor(f"shot{shot}.context_shot_index").flatten().tolist()
         if list(shot_index) != recorded_index:
-            raise UserError(f"{stem}: shot {shot} looks back at the shots {recorded_index}, not {list(shot_index)}.")
+            raise UserError(
+                f"{model.name}: shot {shot} looks back at the shots {recorded_index}, not {list(shot_index)}."
+            )
         expected = recording.tensor(f"shot{shot}.context_latents")[0]
-        yield Difference(f"shot {shot} context latents", _largest(context, expected))
+        yield _difference(f"shot {shot} context latents", context, expected)
         latents = []
         for event in engine.shoot(request, recording.noise(shot)):
             if isinstance(event, Chunk):
@@ -62,7 +59,7 @@ def differences(
             elif isinstance(event, ShotDone):
                 memory = event.memory
         expected = recording.tensor(f"shot{shot}.latents")[0]
-        yield Difference(f"shot {shot} latents", _largest(torch.cat(latents), expected))
+        yield _difference(f"shot {shot} latents", torch.cat(latents), expected)
     yield from _single_calls(recording, model)
     if teacher is not None:
         yield _teacher_call(load_tensors(teacher), model)
@@ -103,7 +100,7 @@ def _single_calls(recording: Recording, model: Model) -> Iterator[Difference]:
             cache.chunk_windows(stop),
         )
         expected = recording.tensor(f"lastshot.call{call}.flow")
-        yield Difference(f"call {call} flow", _largest(flow, expected), single_call=True)
+        yield _difference(f"call {call} flow", flow, expected, single_call=True)
 
 
 @torch.no_grad()
@@ -134,8 +131,12 @@ def _teacher_call(teacher: Mapping[str, torch.Tensor], model: Model) -> Differen
         torch.arange(shots.shape[1]),
         shots,
     )
-    return Difference("teacher flow", _largest(flow, teacher["flow"]), single_call=True)
+    return _difference("teacher flow", flow, teacher["flow"], single_call=True)
 
 
-def _largest(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    return (ours.float().cpu() - theirs.float()).abs().max().item()
+def _difference(what: str, ours: torch.Tensor, theirs: torch.Tensor, single_call: bool = False) -> Difference:
+    theirs = theirs.float()
+    apart = ours.float().cpu() - theirs
+    size, off = theirs.norm().item(), apart.norm().item()
+    relative = off / size if size else (math.inf if off else 0.0)
+    return Difference(what, apart.abs().max().item(), relative, single_call)

@@ -96,8 +96,23 @@ def test_another_epsilon_is_found(recording, tmp_path):
     assert main(["verify", str(stem), "--device", "cpu"]) == 1
 
 
-def test_bfloat16_is_told_to_be_unsound_at_this_tolerance(recording):
-    assert main(["verify", str(recording), "--device", "cpu", "--dtype", "bfloat16"]) == 1
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_sound_as_far_as_it_can_tell(recording, tmp_path, capsys, dtype):
+    """With either kernel of a CPU; and a mistake is found through the roundings."""
+    arguments = ["--device", "cpu", "--dtype", dtype]
+    for attention in ("native", "_native_math"):
+        assert main([*with_teacher(recording), *arguments, "--attention", attention]) == 0, capsys.readouterr().out
+        out = capsys.readouterr().out
+        assert f"attention: {attention}" in out and f"{dtype}: the root mean square may differ by" in out
+    assert main(["verify", str(recording), *arguments, "--tolerance", "1e-4"]) == 1
+    stem = copy(recording, tmp_path)
+    checkpoint = torch.load(stem.with_suffix(".pt"))
+    for name, tensor in checkpoint["generator"].items():
+        if name.endswith("self_attn.norm_q.weight"):
+            tensor.mul_(1.15)  # the scale of attention
+    torch.save(checkpoint, stem.with_suffix(".pt"))
+    assert main(["verify", str(stem), *arguments]) == 1
+    assert "not sound" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("ending", [".json", ".pt", ".safetensors"])
@@ -130,5 +145,6 @@ def test_another_backend_gives_the_same(recording):
 
 def test_the_recorded_story(golden, capsys):
     arguments = [str(golden / "three_shots"), "--teacher", str(golden / "teacher.safetensors"), "--device", "cpu"]
-    assert main(["verify", *arguments]) == 0, capsys.readouterr().out
-    assert capsys.readouterr().out.count(" ok") == 17
+    for dtype in ("float32", "bfloat16"):
+        assert main(["verify", *arguments, "--dtype", dtype]) == 0, capsys.readouterr().out
+        assert capsys.readouterr().out.count(" ok") == 17
