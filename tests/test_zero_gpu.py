@@ -59,6 +59,12 @@ def test_a_shot_is_the_one_that_is_made_in_process(scenes: dict[str, dict]):
     assert scene["on the cpu"] and scene["reports"] == 1
 
 
+def test_every_worker_chooses_its_attention_once_where_the_card_is(scenes: dict[str, dict]):
+    scene = scenes["equal"]
+    assert len(scene["attention"]) == scene["workers"] < 3  # calls
+    assert all(line.endswith('attention="native: torch\'s own for cpu"') for line in scene["attention"])
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_blocks_compiled_ahead_of_time_make_the_same_shots(tmp_path: Path):

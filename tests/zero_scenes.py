@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextvars
 import json
+import logging
 import os
 import socket
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -63,10 +65,14 @@ class Scenes:
 
         from shotstream.backends.zero_gpu import ZeroGpuBackend
         from shotstream.engine import Engine
+        from shotstream.logs import log
         from shotstream.models.weights import SHIPPED, load_model
 
         torch.set_num_threads(1)
         self.scheduler = scheduler
+        self.log = tempfile.NamedTemporaryFile("r")  # noqa: SIM115 (until the end; workers write to it, too)
+        log.addHandler(logging.FileHandler(self.log.name))
+        log.setLevel(logging.INFO)
         self.backend = ZeroGpuBackend(lambda: load_model(SHIPPED, device=device))
         self.backend.start()
         if device == "cpu":
@@ -111,6 +117,7 @@ class Scenes:
             "tokens": [call.get("token") for call in self.scheduler.of("/schedule")],
             "reports": len(self.scheduler.of("/startup-report")),
             "workers": len(set(self.scheduler.workers)),
+            "attention": [line.strip() for line in self.log if "attention chosen" in line],
             "on the cpu": done.shot.latents.device.type == "cpu",
         }
 

@@ -67,7 +67,9 @@ def build(choice: Choice, args: argparse.Namespace, progress: FetchProgress | No
 
         return RayServeBackend(args)
     if choice.home == ZERO_GPU:
-        from shotstream.backends.zero_gpu import ZeroGpuBackend as Home
-    else:
-        from shotstream.backends.in_process import InProcessBackend as Home
-    return Home(lambda: load_model(args, progress))
+        from shotstream.backends.zero_gpu import ZeroGpuBackend
+
+        return ZeroGpuBackend(lambda: load_model(args, progress), args.attention)
+    from shotstream.backends.in_process import InProcessBackend
+
+    return InProcessBackend(lambda: load_model(args, progress))

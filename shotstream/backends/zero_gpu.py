@@ -31,6 +31,7 @@ from shotstream.engine import Engine
 from shotstream.errors import UserError
 from shotstream.events import Chunk, Event, Progress, ShotRequest
 from shotstream.logs import tell
+from shotstream.models.attention import AUTO, use_attention
 from shotstream.plan import plan_shot
 
 if TYPE_CHECKING:
@@ -45,13 +46,15 @@ GRACE = 1.0  # seconds in which `spaces` notices by itself that a worker ended
 
 
 class ZeroGpuBackend(Promise):
-    """`load` makes the model, on the device that a worker will have."""
+    """`load` makes the model, on the device that a worker will have. With the `attention` "auto" every worker chooses
+    anew: where the model is loaded there is no card yet, only something that pretends to be one."""
 
     name = "ZeroGPU"
 
-    def __init__(self, load: Callable[[], Model]) -> None:
+    def __init__(self, load: Callable[[], Model], attention: str = AUTO) -> None:
         super().__init__()
         self._load = load
+        self._attention = attention
         self._model: Model | None = None  # workers find it here: a lock of `ready` may have been held when they forked
         self._engine: Engine | None = None  # a worker's
         self._blocks: tempfile.TemporaryDirectory | None = None
@@ -160,6 +163,8 @@ class ZeroGpuBackend(Promise):
         yield pack(os.getpid())
         try:
             if self._engine is None:  # caches are allocated here: a worker may be a fresh one at every call
+                if self._attention == AUTO:  # blocks that were compiled ahead of time keep what they were compiled with
+                    self._choose_attention(self._model)
                 self._engine = Engine(self._model)
             asked = unpack(job)
             if not isinstance(asked, ShotRequest):
@@ -170,6 +175,11 @@ class ZeroGpuBackend(Promise):
                     yield pack(event)
         except UserError as error:
             yield pack(error)
+
+    @staticmethod
+    def _choose_attention(model: Model) -> None:
+        model.attention = use_attention(model.transformer, AUTO, model.device, model.dtype)
+        tell("attention chosen", worker=os.getpid(), attention=model.attention)
 
 
 def _is_alive(worker: int) -> bool:
