@@ -49,8 +49,8 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds --model, --device, --dtype, --attention, --fast and --compile, and what small cards need: all that
-    `load_model` reads. The quality is the student's, unless a command has an option for that."""
+    """Adds --model, --device, --dtype, --attention, --fast, --eight-bit and --compile, and what small cards need: all
+    that `load_model` reads. The quality is the student's, unless a command has an option for that."""
     parser.set_defaults(quality="student")
     parser.add_argument(
         "--model",
@@ -69,8 +69,20 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         + ", ".join(f"{number}: {rung.name}" for number, rung in enumerate(RUNGS))
         + " (default: 0)",
     )
+    add_eight_bit_argument(parser)
     parser.add_argument(
         "--compile", action="store_true", help="let torch compile the denoiser: minutes at the start, then faster"
+    )
+
+
+def add_eight_bit_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds --eight-bit; a Space sets a variable."""
+    parser.add_argument(
+        "--eight-bit",
+        action="store_true",
+        default=switched_on("SHOTSTREAM_EIGHT_BIT"),
+        help="denoiser in 8 bits, with torchao: float8 on cards that compute in it, elsewhere int8 weights, with some "
+        "loss (default: $SHOTSTREAM_EIGHT_BIT)",
     )
 
 
@@ -147,8 +159,10 @@ def load_model(args: argparse.Namespace, progress: FetchProgress | None = None) 
     """Loads the model that the options of `add_model_arguments` ask for; `UserError` as told by the loader. What has to
     be fetched is told to `progress`."""
     device = resolve_device(args.device)
-    if args.low_vram and (args.compile or args.fast):
-        raise UserError("--low-vram moves weights about while they are used: leave out --compile and --fast.")
+    if args.low_vram and (args.compile or args.fast or args.eight_bit):
+        raise UserError(
+            "--low-vram moves weights about while they are used: leave out --compile, --fast and --eight-bit."
+        )
     if device.type == "cpu":
         leave_a_core()
     from shotstream.models import weights
@@ -168,11 +182,11 @@ def load_model(args: argparse.Namespace, progress: FetchProgress | None = None) 
 
 
 def quickened(model: Model, args: argparse.Namespace) -> Model:
-    """`model` with what `--fast` and `--compile` ask for; tells of it on standard error."""
-    if args.fast:
+    """`model` with what `--fast`, `--eight-bit` and `--compile` ask for; tells of it on standard error."""
+    if args.fast or args.eight_bit:
         from shotstream.fast import quicken
 
-        model, line = quicken(model, args.fast)
+        model, line = quicken(model, args.fast, eight_bit=args.eight_bit)
         print(f"Note: faster, with some loss: {line}.", file=sys.stderr)
     if args.compile:
         from shotstream.models.attention import compile_blocks

@@ -24,9 +24,10 @@ from shotstream.models.transformer import ShotTransformer
 Seconds = Callable[[ShotTransformer, Model], float]
 
 
-def quicken(model: Model, rung: int, seconds: Seconds | None = None) -> tuple[Model, str]:
-    """`model` as rung number `rung` has it, and what that is, in a line; the one given is left as it is. `seconds`
-    tells how long a block of a transformer takes, `block_seconds` unless given.
+def quicken(model: Model, rung: int, seconds: Seconds | None = None, eight_bit: bool = False) -> tuple[Model, str]:
+    """`model` as rung number `rung` has it, with weights in 8 bits even where the rung has none if asked for; and what
+    that is, in a line. The one given is left as it is. `seconds` tells how long a block of a transformer takes,
+    `block_seconds` unless given.
 
     Raises `UserError` for a rung that there is not, a teacher, or what this machine lacks.
     """
@@ -46,11 +47,13 @@ def quicken(model: Model, rung: int, seconds: Seconds | None = None) -> tuple[Mo
         schedule = replace(schedule, near_chunks=asked.near_chunks)
         told.append(f"near memory of {asked.near_chunks} chunks")
     model = replace(model, schedule=schedule)
-    if asked.eight_bit:
+    if asked.eight_bit or eight_bit:
         model = replace(model, transformer=copy.deepcopy(model.transformer))
         told.append(_in_bytes(model))
     if rung:  # a film's note names it: it is another film
         model = replace(model, name=f"{model.name} (fast {rung})")
+    if eight_bit and not asked.eight_bit:
+        model = replace(model, name=f"{model.name} (8 bit)")
     return model, ", ".join(told) or "exact"
 
 
@@ -108,7 +111,7 @@ def _in_bytes(model: Model) -> str:
     try:
         from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, Int8WeightOnlyConfig, quantize_
     except Exception as error:  # not installed, or not for this torch
-        raise UserError("The 8-bit rung needs torchao: pip install -e '.[int8]'.") from error
+        raise UserError("Weights in 8 bits need torchao: pip install -e '.[int8]'.") from error
     eighth = model.device.type == "cuda" and torch.cuda.get_device_capability(model.device) >= (8, 9)
     config = Float8DynamicActivationFloat8WeightConfig() if eighth else Int8WeightOnlyConfig()
     quantize_(model.transformer.blocks, config)

@@ -349,6 +349,18 @@ def table(tmp_path):
     return ["evaluate", "--table", str(path), "-o", str(tmp_path / "page.md"), "--device", "cpu"]
 
 
+def test_rows_that_took_hours_outlive_switches_that_came_later():
+    """The shipped rows of the ladder are those that are asked for now, and a row with another switch is another."""
+    sample = toyworld.Sample(command.SETS["validation"], 40, 4, others=10)
+    assets = SHIPPED.parents[1]
+    kept, asked = variants.Results(assets / "fast.json"), {}
+    for variant in variants.read_variants(assets / "fast.yaml"):
+        asked[variant.name] = variants.row_key(variant, sample, TransNet).split("-")[0]  # of which only the name counts
+    there = {name: key.split("-")[0] for name in asked if (key := kept.key(name))}
+    assert len(there) >= 5 and there == {name: asked[name] for name in there}
+    assert len(set(asked.values())) == len(asked)
+
+
 def test_the_front_has_only_what_nothing_beats():
     points = [(1.0, 0.9), (2.0, 0.9), (3.0, 0.5), (3.0, 0.6), (2.5, 0.4), (4.0, 0.1)]
     assert plots.pareto_front(points) == [(2.0, 0.9), (3.0, 0.6), (4.0, 0.1)]

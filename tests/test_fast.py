@@ -111,6 +111,21 @@ def test_near_memory_is_the_first_chunk_the_latest_and_itself(model):
     ]
 
 
+def test_eight_bits_are_to_be_had_alone(model):
+    """All else is the exact model's: its steps, its reach, its digits."""
+    pytest.importorskip("torchao", reason="needs the extra 'int8'")
+    before = {name: tensor.clone() for name, tensor in model.transformer.state_dict().items()}
+    rounded, line = quicken(model, 0, eight_bit=True)
+    assert line == "int8 weights" and rounded.name == f"{model.name} (8 bit)"
+    assert rounded.schedule == model.schedule and rounded.dtype == model.dtype == torch.float32
+    exact = latents(model)
+    assert 1e-4 < (latents(rounded) - exact).norm() / exact.norm() < 0.02
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.transformer.state_dict().items())
+    half, line = quicken(model, 1, eight_bit=True)
+    assert line.endswith("int8 weights") and half.name == f"{model.name} (fast 1) (8 bit)"
+    assert latents(half, 1).isfinite().all()
+
+
 def test_attention_by_products_is_attention():
     q, k, v = torch.randn(2, 300, 3, 16), torch.randn(2, 50, 3, 16), torch.randn(2, 50, 3, 16)
     for one, other in zip(kernels.attend(q, k, v), kernels.attend(q, k, v, backend=kernels.PRODUCTS), strict=True):

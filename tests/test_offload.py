@@ -135,6 +135,7 @@ def test_a_text_encoder_in_8_bits_is_nearly_the_same(tmp_path):
     assert 0 < (other - embeds).norm() / embeds.norm() < 0.03
 
 
-def test_weights_that_move_about_are_not_compiled(wan_folder, capsys):
-    assert main(["bench", "--model", str(wan_folder), "--low-vram", "--compile"]) == 2
-    assert "leave out --compile" in capsys.readouterr().err
+@pytest.mark.parametrize("option", ["--compile", "--eight-bit"])
+def test_weights_that_move_about_are_neither_compiled_nor_rounded(wan_folder, capsys, option):
+    assert main(["bench", "--model", str(wan_folder), "--low-vram", option]) == 2
+    assert "leave out --compile, --fast and --eight-bit" in capsys.readouterr().err

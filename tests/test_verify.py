@@ -143,6 +143,16 @@ def test_another_backend_gives_the_same(recording):
     assert main(["verify", str(recording), "--device", "cpu", "--attention", "_native_math"]) == 0
 
 
+def test_weights_in_eight_bits_are_told_apart(recording, capsys):
+    """They are no published result, but near it."""
+    pytest.importorskip("torchao", reason="needs the extra 'int8'")
+    arguments = ["verify", str(recording), "--device", "cpu", "--eight-bit"]
+    assert main(arguments) == 1
+    out = capsys.readouterr().out
+    assert "denoiser: int8 weights" in out and out.endswith("rounding changes the result\n")
+    assert main([*arguments, "--tolerance", "0.3"]) == 0
+
+
 def test_the_recorded_story(golden, capsys):
     arguments = [str(golden / "three_shots"), "--teacher", str(golden / "teacher.safetensors"), "--device", "cpu"]
     for dtype in ("float32", "bfloat16"):

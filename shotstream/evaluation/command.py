@@ -188,7 +188,7 @@ def _runner(args: argparse.Namespace, device, sample, detector, label: str, mode
 
 def _altering(args: argparse.Namespace) -> str | None:
     """The first option by which the model that was loaded is another one than its folder's."""
-    options = ("fast", "compile", "preview", "low_vram", "int8_text")
+    options = ("fast", "eight_bit", "compile", "preview", "low_vram", "int8_text")
     return next((f"--{name.replace('_', '-')}" for name in options if getattr(args, name)), None)
 
 

@@ -46,10 +46,11 @@ class Variant:
     routing: bool = True  # context frames read their own shots' captions, not the new one's
     policy: str = "recent"  # which frames of the film the context is made of: one of `context.CONTEXT_POLICIES`
     fast: int = 0  # the rung of the ladder of faster ways, see `ladder.RUNGS`
+    eight_bit: bool = False  # weights of the denoiser in 8 bits, on any rung
 
     def applied_to(self, model: Model) -> Model:
         """`model` as this row wants it; the one given is left as it is."""
-        model, _ = quicken(model, self.fast)
+        model, _ = quicken(model, self.fast, eight_bit=self.eight_bit)
         if self.indicator:
             return model
         transformer = copy.copy(model.transformer)
@@ -210,8 +211,9 @@ def row_key(variant: Variant | None, sample: Sample, detector: CutDetector | Non
     detector; and of weights and configurations of the model folder, empty if there is none. None is the rendered
     truth."""
     switches = {k: v for k, v in asdict(variant).items() if k not in ("name", "model")} if variant else None
-    if switches and not switches["fast"]:
-        del switches["fast"]  # rows that are older than the ladder stay as they are
+    for added in ("fast", "eight_bit"):  # later than the rest: rows that are older stay as they are
+        if switches and not switches[added]:
+            del switches[added]
     settings = {"version": VERSION, "sample": asdict(sample), "detector": detector and detector.name}
     asked = hashlib.sha256(json.dumps(settings | {"switches": switches}, sort_keys=True).encode()).hexdigest()[:16]
     if variant is None:
