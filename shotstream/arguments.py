@@ -60,29 +60,32 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_device_arguments(parser)
     add_memory_arguments(parser)
+    rung = whole_number(0, len(RUNGS) - 1)
     parser.add_argument(
         "--fast",
-        type=whole_number(0, len(RUNGS) - 1),
-        default=0,
+        type=rung,
+        default=_variable(parser, "SHOTSTREAM_FAST", rung, 0),
         metavar="N",
         help="a rung of the ladder of faster ways, each with some loss and with those below it: "
-        + ", ".join(f"{number}: {rung.name}" for number, rung in enumerate(RUNGS))
-        + " (default: 0)",
+        + ", ".join(f"{number}: {step.name}" for number, step in enumerate(RUNGS))
+        + " (default: $SHOTSTREAM_FAST, else 0)",
     )
     add_eight_bit_argument(parser)
-    parser.add_argument(
-        "--compile", action="store_true", help="let torch compile the denoiser: minutes at the start, then faster"
+    _add_switch(
+        parser,
+        "--compile",
+        "SHOTSTREAM_COMPILE",
+        "let torch compile the denoiser: minutes at the start, then faster",
     )
 
 
 def add_eight_bit_argument(parser: argparse.ArgumentParser) -> None:
     """Adds --eight-bit; a Space sets a variable."""
-    parser.add_argument(
+    _add_switch(
+        parser,
         "--eight-bit",
-        action="store_true",
-        default=switched_on("SHOTSTREAM_EIGHT_BIT"),
-        help="denoiser in 8 bits, with torchao: float8 on cards that compute in it, elsewhere int8 weights, with some "
-        "loss (default: $SHOTSTREAM_EIGHT_BIT)",
+        "SHOTSTREAM_EIGHT_BIT",
+        "denoiser in 8 bits, with torchao: float8 on cards that compute in it, elsewhere int8 weights, with some loss",
     )
 
 
@@ -92,25 +95,17 @@ def add_device_arguments(parser: argparse.ArgumentParser, dtype: str | None = No
     usual = dtype or "bfloat16 on a GPU, float32 on a CPU"
     parser.add_argument("--dtype", choices=DTYPES, default=dtype, help=f"(default: {usual})")
     parser.add_argument(
-        "--attention", default="auto", help="diffusers attention backend (default: auto, the fastest that is exact)"
+        "--attention",
+        default=os.environ.get("SHOTSTREAM_ATTENTION") or "auto",
+        help="diffusers attention backend (default: $SHOTSTREAM_ATTENTION, else auto, the fastest that is exact)",
     )
 
 
 def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds --low-vram, --int8-text and --preview, for cards that are too small or too slow for the published model; a
     Space sets variables."""
-    parser.add_argument(
-        "--low-vram",
-        action="store_true",
-        default=switched_on("SHOTSTREAM_LOW_VRAM"),
-        help="keep on the card only what computes at a time (default: $SHOTSTREAM_LOW_VRAM)",
-    )
-    parser.add_argument(
-        "--int8-text",
-        action="store_true",
-        default=switched_on("SHOTSTREAM_INT8_TEXT"),
-        help="text encoder in 8 bits, with torchao (default: $SHOTSTREAM_INT8_TEXT)",
-    )
+    _add_switch(parser, "--low-vram", "SHOTSTREAM_LOW_VRAM", "keep on the card only what computes at a time")
+    _add_switch(parser, "--int8-text", "SHOTSTREAM_INT8_TEXT", "text encoder in 8 bits, with torchao")
     parser.add_argument(
         "--preview",
         metavar="FILE|HUB_ID/FILE",
@@ -121,8 +116,32 @@ def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def switched_on(variable: str) -> bool:
-    """Whether an environment variable says yes."""
-    return os.environ.get(variable, "").strip().lower() in ("1", "true", "yes", "on")
+    """Whether an environment variable says yes. Raises `UserError` for one that says neither yes nor no."""
+    try:
+        return _yes_or_no(os.environ.get(variable, ""))
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"{variable}: {error}.") from error
+
+
+def _add_switch(parser: argparse.ArgumentParser, option: str, variable: str, what: str) -> None:
+    """Adds an option without a value, which a variable can switch on, too."""
+    default = _variable(parser, variable, _yes_or_no, False)
+    parser.add_argument(option, action="store_true", default=default, help=f"{what} (default: ${variable})")
+
+
+def _variable(parser: argparse.ArgumentParser, name: str, convert: Callable[[str], object], default: object) -> object:
+    """What an environment variable says, or `default` without one. A bad value ends as that of an option does."""
+    try:
+        return convert(os.environ[name]) if os.environ.get(name) else default
+    except argparse.ArgumentTypeError as error:
+        parser.error(f"{name}: {error}")
+
+
+def _yes_or_no(text: str) -> bool:
+    word = text.strip().lower()
+    if word not in ("", "0", "false", "no", "off", "1", "true", "yes", "on"):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is neither 1 nor 0")
+    return word in ("1", "true", "yes", "on")
 
 
 def resolve_device(name: str | None) -> torch.device:

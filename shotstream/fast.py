@@ -111,7 +111,7 @@ def _in_bytes(model: Model) -> str:
     try:
         from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, Int8WeightOnlyConfig, quantize_
     except Exception as error:  # not installed, or not for this torch
-        raise UserError("Weights in 8 bits need torchao: pip install -e '.[int8]'.") from error
+        raise UserError("The denoiser in 8 bits needs torchao: pip install -e '.[int8]'.") from error
     eighth = model.device.type == "cuda" and torch.cuda.get_device_capability(model.device) >= (8, 9)
     config = Float8DynamicActivationFloat8WeightConfig() if eighth else Int8WeightOnlyConfig()
     quantize_(model.transformer.blocks, config)

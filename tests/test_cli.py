@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import json
@@ -23,6 +24,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from shotstream.__main__ import COMMANDS, main
+from shotstream.arguments import Parser, add_model_arguments
 from shotstream.engine import Engine
 from shotstream.events import Chunk, ShotDone, ShotRequest
 from shotstream.film_file import FilmShot, write_film
@@ -485,6 +487,34 @@ BAD_OPTIONS = {
 @pytest.mark.parametrize("options, words", BAD_OPTIONS.values(), ids=BAD_OPTIONS.keys())
 def test_bad_numbers_are_told_at_once(story, options, words):
     assert words in refused("film", story, "-o", story.with_name("film.mp4"), *options)
+
+
+def test_a_space_says_by_variables_what_others_say_by_options(monkeypatch, capsys):
+    """A Space starts its program without options."""
+
+    def asked(*options: str) -> argparse.Namespace:
+        parser = Parser(prog="app.py")
+        add_model_arguments(parser)
+        return parser.parse_args(options)
+
+    variables = {"FAST": "3", "COMPILE": "1", "ATTENTION": "_native_math", "EIGHT_BIT": "on", "LOW_VRAM": "no"}
+    for name, value in variables.items():
+        monkeypatch.setenv(f"SHOTSTREAM_{name}", value)
+    args = asked()
+    assert (args.fast, args.attention) == (3, "_native_math")
+    assert (args.compile, args.eight_bit, args.low_vram, args.int8_text) == (True, True, False, False)
+    assert asked("--fast", "0").fast == 0, "an option has the last word"
+    for name in variables:
+        monkeypatch.setenv(f"SHOTSTREAM_{name}", "")
+    args = asked()
+    assert (args.fast, args.attention, args.compile, args.eight_bit) == (0, "auto", False, False)
+    for name, value in (("FAST", "6"), ("FAST", "most"), ("COMPILE", "maybe"), ("LOW_VRAM", "12 GB")):
+        monkeypatch.setenv(f"SHOTSTREAM_{name}", value)
+        with pytest.raises(SystemExit) as ended:
+            asked()
+        told = only_sentence(capsys.readouterr().err)
+        assert ended.value.code == 2 and f"SHOTSTREAM_{name}: {value!r} is " in told
+        monkeypatch.delenv(f"SHOTSTREAM_{name}")
 
 
 BAD_FILES = {

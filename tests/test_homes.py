@@ -22,7 +22,7 @@ from starlette.testclient import TestClient
 
 from shotstream import logs
 from shotstream.backends import cluster
-from shotstream.backends.choice import choose_home
+from shotstream.backends.choice import Choice, build, choose_home
 from shotstream.backends.in_process import InProcessBackend
 from shotstream.backends.turns import Turns
 from shotstream.errors import UserError
@@ -60,6 +60,12 @@ def test_the_environment_chooses_the_home(environment: dict[str, str], home: str
 def test_a_home_that_is_not_here_is_told(asked: str):
     with pytest.raises(UserError, match=asked):
         choose_home({"SHOTSTREAM_BACKEND": asked})
+
+
+def test_nothing_is_compiled_in_a_visitor_s_seconds():
+    """Told before anything is loaded."""
+    with pytest.raises(UserError, match="set SHOTSTREAM_AOT=1 instead"):
+        build(Choice("zero-gpu", "this Space has ZeroGPU"), Namespace(compile=True))
 
 
 def test_replicas_elsewhere_find_the_files_of_this_machine_and_all_else_as_it_was_set(

@@ -59,7 +59,8 @@ def prepare(choice: Choice) -> None:
 
 
 def build(choice: Choice, args: argparse.Namespace, progress: FetchProgress | None = None) -> Backend:
-    """The chosen home for the model that `args` ask for (see `arguments.load_model`), not started yet."""
+    """The chosen home for the model that `args` ask for (see `arguments.load_model`), not started yet. Raises
+    `UserError` for what cannot be asked for there."""
     from shotstream.arguments import load_model
 
     if choice.home == RAY:
@@ -67,6 +68,8 @@ def build(choice: Choice, args: argparse.Namespace, progress: FetchProgress | No
 
         return RayServeBackend(args)
     if choice.home == ZERO_GPU:
+        if args.compile:  # a visitor's seconds would be spent on it, in every worker anew
+            raise UserError("On ZeroGPU blocks are compiled ahead of time: set SHOTSTREAM_AOT=1 instead of --compile.")
         from shotstream.backends.zero_gpu import ZeroGpuBackend
 
         return ZeroGpuBackend(lambda: load_model(args, progress), args.attention)
