@@ -94,7 +94,7 @@ def test_on_a_slow_network_nothing_stalls_after_the_start(open_tab):
     throttle(tab, latency=150, megabits=5)
     watch(tab)
     play_again(tab)
-    tab.page.wait_for_timeout(1000)
+    tab.wait_until("window.seen.samples.at(-1)?.[0] - window.seen.samples[0]?.[0] > 4")  # it is on its way to the end
     made_and_seen(tab, 5)
     seen = playback(tab)
     print(seen)

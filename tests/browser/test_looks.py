@@ -87,7 +87,8 @@ def test_nothing_moves_while_shots_arrive(open_tab, width: int):
     tab.wait_until("document.querySelector('#film video')?.currentTime > 0.1")
     tab.direct("Close-up: it looks very happy and jumps up and down on the grass in the meadow by day.")
     tab.direct("Night falls.")
-    tab.wait_until("document.querySelectorAll('.strip .caption').length === 3")  # and the box is one line high again
+    tab.wait_until("document.querySelectorAll('.strip .caption').length === 3")
+    tab.wait_until("document.querySelector('#next-shot textarea').offsetHeight < 60")  # it is one line high again
     tab.page.evaluate(SHIFTS)
     boxes = "['#film video', '#slate', '#reel', '#next-shot textarea', '#shoot', '#drawers'].map((s) => "
     boxes += "(({x, y, width, height}) => [x, y, width, height])(document.querySelector(s).getBoundingClientRect()))"
