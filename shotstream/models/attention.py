@@ -8,7 +8,7 @@ attention, which computes in eight bits, and kernels that are fetched from the H
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -21,6 +21,7 @@ TOLERANCE = {torch.float32: 1e-4}  # share of what attention is, by which a kern
 HALF_TOLERANCE = 2e-2
 EIGHT_BIT_TOLERANCE = 0.1  # of kernels that say so by their name
 TRIED = (40, 72)  # queries and keys
+KINDS = 32  # of calls that are compiled: all that a director can ask for are 14, torch gives up after 8
 
 
 def candidates(device: torch.device, dtype: torch.dtype) -> Sequence[tuple[str, str]]:
@@ -100,12 +101,14 @@ def _difference(name: str, heads: int, head_dim: int, device: torch.device, dtyp
     return float((found.float().cpu() - expected).norm() / expected.norm())
 
 
-def compile_blocks(transformer: ShotTransformer) -> str:
+def compile_blocks(transformer: ShotTransformer, backend: str | Callable = "inductor") -> str:
     """Has torch compile the transformer's blocks, all from one compilation for each kind of shape, when they are first
-    called; what came of it, in a line. Where nothing can be compiled they stay as they are."""
+    called; what came of it, in a line. Where nothing can be compiled they stay as they are. `backend` is torch's."""
     try:
         with torch.no_grad():
-            probe = torch.compile(lambda x: x * 2 + 1)(torch.ones(8, device=transformer.head.modulation.device))
+            probe = torch.compile(lambda x: x * 2 + 1, backend=backend)(
+                torch.ones(8, device=transformer.head.modulation.device)
+            )
         if not bool((probe == 3).all()):
             raise RuntimeError("what it compiles is wrong")
     except Exception as error:  # no compiler, no Python headers, no room for its files
@@ -113,6 +116,7 @@ def compile_blocks(transformer: ShotTransformer) -> str:
         return f"not compiled: torch.compile does not work here: {reason[0][:200]}"
     if transformer.head.modulation.device.type == "cpu":
         transformer.join()
+    torch._dynamo.config.recompile_limit = KINDS
     for block in transformer.blocks:
-        block.compile()
+        block.compile(backend=backend)
     return "compiled: the first shots take minutes longer, all others less"
