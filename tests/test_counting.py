@@ -12,9 +12,11 @@ from shotstream.models.transformer import ShotTransformer
 SMALL = {"dim": 96, "ffn_dim": 160, "num_heads": 2, "num_layers": 3, "text_dim": 32, "text_len": 12, "freq_dim": 32}
 
 
-def test_kernels_and_bytes_at_the_published_size():
-    """Outside matrix products and attention: at most two thirds of the kernels, a third of the bytes."""
-    ours, plain = counting.count_calls()
+@pytest.mark.parametrize("start", [0, 9, 18])
+def test_kernels_and_bytes_at_the_published_size(start):
+    """Of a shot's first chunk, one in the middle and its last, outside matrix products and attention: at most two
+    thirds of the kernels, a third of the bytes."""
+    ours, plain = counting.count_calls(size=counting.Size(start=start))
     assert ours.kernels <= plain.kernels * 2 / 3
     assert ours.bytes <= plain.bytes / 3
     assert ours.kernels <= 18 * 30 + 10, ours.name  # a layer's kernels, so that none slips in unseen
