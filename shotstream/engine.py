@@ -73,7 +73,10 @@ class Engine:
         return run_ahead(events, lambda event: isinstance(event, Chunk)) if self.overlap is Overlap.USE else events
 
     def foresee(self, caption: str) -> None:
-        """Encodes a caption that a shot will probably have, so that it need not wait for it; best in a thread."""
+        """Encodes a caption that a shot will probably have, so that it need not wait for it; best in a thread. Not on a
+        small card: beside a shot there is no room for a block of the text encoder."""
+        if self.model.text.streamed:
+            return
         with on_stream(self._text_stream, None):
             self.model.text.encode(caption)
         wait_for(self._text_stream)

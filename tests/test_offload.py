@@ -110,6 +110,14 @@ def test_the_text_encoder_is_on_the_card_a_block_at_a_time(tmp_path):
     assert torch.equal(small.encode("a dog"), plain.encode("a dog"))
 
 
+@pytest.mark.parametrize("low_vram", [False, True])
+def test_on_a_small_card_no_block_of_the_text_encoder_comes_beside_a_shot(wan_folder, low_vram: bool):
+    engine = Engine(load_model(wan_folder, low_vram=low_vram))
+    with LiveBytes() as live:
+        engine.foresee("a fox")
+    assert (live.peak == 0) == low_vram
+
+
 @torch.no_grad()
 def test_a_lodged_state_is_on_the_card_an_entry_at_a_time(wan_folder):
     """Counted with shapes alone: what lies elsewhere is a shape here."""

@@ -106,7 +106,7 @@ def load_text(
         quantise_text(encoder)
     if streamed:
         stream_encoder(encoder, device)
-    return UMT5Text(tokenizer, encoder, text_len)
+    return UMT5Text(tokenizer, encoder, text_len, streamed)
 
 
 def quantise_text(encoder: UMT5EncoderModel) -> None:

@@ -19,7 +19,10 @@ CACHED_CAPTIONS = 32  # 4 MB each at the published size
 
 
 class TextEncoder(Protocol):
-    """What the engine and the screen ask of a model's text side."""
+    """What the engine and the screen ask of a model's text side. `streamed`: its weights come to the device block by
+    block, for as long as a caption is encoded."""
+
+    streamed: bool
 
     def encode(self, caption: str) -> torch.Tensor: ...
 
@@ -36,10 +39,13 @@ def clean_caption(text: str) -> str:
 class UMT5Text:
     """A UMT5 encoder and its tokenizer."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, encoder: UMT5EncoderModel, text_len: int) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, encoder: UMT5EncoderModel, text_len: int, streamed: bool = False
+    ) -> None:
         self.tokenizer = tokenizer
         self.encoder = encoder
         self.text_len = text_len
+        self.streamed = streamed
         self._cache: OrderedDict[str, torch.Tensor] = OrderedDict()
         self._lock = threading.Lock()
         self._tokenizing = threading.Lock()  # a tokenizer is told before each use whether to cut a text off
