@@ -58,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=whole_number(1, 4096), help="pixels (default: the model's)")
     parser.add_argument("--chunks", type=whole_number(1, 1000), help="chunks a shot (default: the model's)")
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="(default: bfloat16)")
+    parser.add_argument("--int8-text", action="store_true", help="with the text encoder in 8 bits")
     parser.add_argument("--cards", action="store_true", help="also the speed of large cards, on paper")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     height, width = args.height or model.height, args.width or model.width
     chunks = args.chunks or model.default_chunks
     plan_shot(ShotRequest("x", num_chunks=chunks, height=height, width=width), model)  # tells what cannot be made
-    footprints = measure(model, height, width, chunks), measure(small, height, width, chunks)
+    footprints = [measure(each, height, width, chunks, args.int8_text) for each in (model, small)]
     work = shot_work(model, height, width, chunks)
     if args.json:
         print(json.dumps(as_json(model, *footprints, work), indent=2))

@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 from shotstream.context import MAX_CONTEXT_FRAMES
 from shotstream.models.cache import ShotCache
 from shotstream.models.model import Model
+from shotstream.models.text import CACHED_CAPTIONS
 from shotstream.pixels import states_kept
 
 KEPT_FRAMES = 7  # of a shot, at most, that later shots may look back at
@@ -91,19 +92,20 @@ class Footprint:
 
     def stages(self, low_vram: bool = False) -> dict[str, int]:
         """What is on the device at the height of every stage. The frames of a shot wait elsewhere to be encoded."""
-        caches, captions, state, frames = (self.kept[name] for name in ("caches", "captions", "VAE state", "frames"))
+        captions, state, frames = (self.kept[name] for name in ("captions", "VAE state", "frames"))
+        always = self.kept["caches"] + self.kept["known captions"]
         transformer, vae, text = (self.weights[name] for name in ("transformer", "vae", "text_encoder"))
         if low_vram:  # one at a time on the card, the state only while it is decoded
             present = {
-                "text": transformer + self.block + caches,
-                "captions": transformer + caches,
-                "context": transformer + caches + captions,
-                "denoise": transformer + caches + captions,
-                "decode": vae + caches + captions,
-                "encode": vae + caches + captions + frames,
+                "text": transformer + self.block + always,
+                "captions": transformer + always,
+                "context": transformer + always + captions,
+                "denoise": transformer + always + captions,
+                "decode": vae + always + captions,
+                "encode": vae + always + captions + frames,
             }
         else:
-            everything = transformer + vae + text + caches
+            everything = transformer + vae + text + always
             present = {"text": everything, "captions": everything, "context": everything + captions}
             present |= dict.fromkeys(("denoise", "decode", "encode"), everything + captions + state)
             present["encode"] += frames
@@ -113,15 +115,19 @@ class Footprint:
         return max(self.stages(low_vram).values())
 
 
-def measure(model: Model, height: int, width: int, num_chunks: int) -> Footprint:
-    """What a shot of `num_chunks` chunks, with six earlier shots to look back at, takes. The tensors of `model` are on
-    its device: on "meta" nothing is computed."""
+def measure(model: Model, height: int, width: int, num_chunks: int, int8_text: bool = False) -> Footprint:
+    """What a shot of `num_chunks` chunks, with six earlier shots to look back at, takes; with `int8_text`, if the text
+    encoder were rounded. The tensors of `model` are on its device: on "meta" nothing is computed."""
+    text_size = _size_in_8_bits if int8_text else _size
     weights = {name: _size(network) for name, network in model.networks.items()}
-    block = max(_size(block) for block in model.text.encoder.encoder.block)
+    weights["text_encoder"] = text_size(model.text.encoder)
+    block = max(text_size(block) for block in model.text.encoder.encoder.block)
     kept: dict[str, int] = {}
     working: dict[str, int] = {}
     with torch.no_grad(), FusedAttention(), LiveBytes() as live:
         _rehearse(model, height, width, num_chunks, live, kept, working)
+    if int8_text:  # a layer is computed in the encoder's own dtype
+        working["text"] += max(layer.weight.nbytes for layer in _linear_layers(model.text.encoder))
     return Footprint(weights, kept, working, block)
 
 
@@ -143,6 +149,8 @@ def _rehearse(
     config = transformer.config
     cache = ShotCache.allocate(transformer, size, schedule.max_chunks * frames, device, dtype)
     kept["caches"] = live.now
+    known = torch.zeros(CACHED_CAPTIONS, config.text_len, config.text_dim, device=device, dtype=dtype)
+    kept["known captions"] = known.nbytes
     with stage("text"):
         model.text.encoder(torch.zeros(1, config.text_len, dtype=torch.long, device=device))
 
@@ -153,7 +161,7 @@ def _rehearse(
         shots = torch.zeros(MAX_CONTEXT_FRAMES + local, device=device)
         phases = transformer.phases(torch.arange(len(shots), device=device), shots, size, device)
     # the phases are computed in float64 and kept in float32
-    kept["captions"] = live.now - kept["caches"]
+    kept["captions"] = live.now - kept["caches"] - kept["known captions"]
     with stage("context"):
         context = torch.zeros(1, MAX_CONTEXT_FRAMES, vae.latent_channels, *size, device=device, dtype=dtype)
         routes = torch.arange(MAX_CONTEXT_FRAMES, device=device)
@@ -193,3 +201,13 @@ def _rehearse(
 
 def _size(module: torch.nn.Module) -> int:
     return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+
+
+def _size_in_8_bits(module: torch.nn.Module) -> int:
+    """Linear layers have a byte a weight, and a row of them a scale in float32 and a zero point."""
+    spared = sum(layer.weight.nbytes - layer.weight.numel() - 5 * len(layer.weight) for layer in _linear_layers(module))
+    return _size(module) - spared
+
+
+def _linear_layers(module: torch.nn.Module) -> Iterator[torch.nn.Linear]:
+    return (layer for layer in module.modules() if isinstance(layer, torch.nn.Linear))

@@ -55,6 +55,25 @@ def test_weights_caches_and_state_are_exactly_those_allocated(folder, computed):
         _, state = model.vae.decode_step(torch.randn(3, 16, HEIGHT // 8, WIDTH // 8), model.vae.start_decoding())
     held = sum(entry.nbytes for entry in state if isinstance(entry, torch.Tensor))
     assert computed.kept["VAE state"] == pytest.approx(held, rel=0.02)
+    with LiveBytes() as live:
+        for number in range(100):
+            model.text.encode(f"shot {number}")
+    assert computed.kept["known captions"] == live.now
+
+
+def test_a_text_encoder_in_8_bits_takes_what_is_computed(folder):
+    """The numbers of a rounded layer, which torch counts as if it were none, and what it is computed in."""
+    pytest.importorskip("torchao", reason="needs the extra 'int8'")
+    computed = measure(empty_model(str(folder), torch.bfloat16), HEIGHT, WIDTH, 1, int8_text=True)
+    text = load_model(folder, dtype=torch.bfloat16, int8_text=True).text
+    size = 0
+    for weight in (*text.encoder.parameters(), *text.encoder.buffers()):
+        parts = [getattr(weight, name, None) for name in ("qdata", "scale", "zero_point")]
+        size += sum(part.nbytes for part in parts) if parts[0] is not None else weight.nbytes
+    assert computed.weights["text_encoder"] == size
+    with LiveBytes() as live:
+        text.encode("word " * 200)
+    assert 0.7 * computed.working["text"] < live.peak <= computed.working["text"]
 
 
 def six_shots(engine: Engine) -> Memory:
@@ -63,6 +82,11 @@ def six_shots(engine: Engine) -> Memory:
         events = engine.shoot(ShotRequest(f"a cat in shot {index}", memory, index, num_chunks=1))
         memory = [event for event in events if isinstance(event, ShotDone)][0].memory  # to its end: a cache goes back
     return memory
+
+
+def there_before(footprint: Footprint) -> int:
+    """Bytes of an engine that has made no shot yet, and of captions that this film does not have."""
+    return footprint.kept["caches"] + footprint.kept["known captions"]
 
 
 def test_the_engine_s_own_tensors_peak_where_it_says(folder):
@@ -74,7 +98,7 @@ def test_the_engine_s_own_tensors_peak_where_it_says(folder):
         for _ in engine.shoot(ShotRequest("a fox", memory, 7, num_chunks=9)):
             pass
     computed = measure(empty_model(str(folder), torch.float32), HEIGHT, WIDTH, 9)  # with all the states that there are
-    beside = computed.peak() - sum(computed.weights.values()) - computed.kept["caches"]
+    beside = computed.peak() - sum(computed.weights.values()) - there_before(computed)
     beside += sum(frame.nbytes for frame in engine._warm.pixels._kept.values())  # not on a card
     assert live.peak == pytest.approx(beside, rel=0.1)
 
@@ -100,10 +124,10 @@ def test_every_stage_of_a_small_card_takes_what_it_says(folder):
     joined = sum(part.nbytes for block in model.transformer.blocks for part in block.self_attn._joint)
     frames = sum(frame.nbytes for frame in engine._warm.pixels._kept.values())
     for stage in ("context", "denoise", "decode"):
-        beside = footprint.kept["caches"] - joined - (frames if stage == "decode" else 0)
+        beside = there_before(footprint) - joined - (frames if stage == "decode" else 0)
         assert peaks[stage] + beside == pytest.approx(said[stage], rel=0.05), stage
     for stage in ("text", "encode"):  # where it is counted that not all that was there before is gone yet
-        assert peaks[stage] + footprint.kept["caches"] - joined < said[stage]
+        assert peaks[stage] + there_before(footprint) - joined < said[stage]
 
 
 def _to_host(entry: object) -> object:
@@ -117,7 +141,7 @@ def _from_host(entry: object) -> object:
 def test_cards_follow_from_the_bytes():
     footprint = Footprint(
         {"transformer": 3 * GIB, "vae": GIB, "text_encoder": 11 * GIB},
-        {"caches": 7 * GIB, "captions": 0, "VAE state": 2 * GIB, "frames": 0},
+        {"caches": 6 * GIB, "known captions": GIB, "captions": 0, "VAE state": 2 * GIB, "frames": 0},
         {"denoise": GIB, "decode": 2 * GIB},
         GIB // 2,
     )
@@ -151,6 +175,8 @@ def test_a_folder_is_planned_and_a_mistake_is_one_sentence(folder, capsys):
     assert main(["plan", "--model", str(folder), "--cards"]) == 0
     out = capsys.readouterr().out
     assert "computed, not measured" in out and "| H200" in out and "--low-vram" in out
+    assert main(["plan", "--model", str(folder), "--cards", "--int8-text"]) == 0
+    assert capsys.readouterr().out != out
     assert main(["plan", "--model", str(folder / "nowhere")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert main(["plan", "--model", str(folder), "--height", "33"]) == 2
