@@ -62,10 +62,13 @@ def test_a_home_that_is_not_here_is_told(asked: str):
         choose_home({"SHOTSTREAM_BACKEND": asked})
 
 
-def test_nothing_is_compiled_in_a_visitor_s_seconds():
-    """Told before anything is loaded."""
-    with pytest.raises(UserError, match="set SHOTSTREAM_AOT=1 instead"):
-        build(Choice("zero-gpu", "this Space has ZeroGPU"), Namespace(compile=True))
+@pytest.mark.parametrize(
+    ("asked", "told"), [("compile", "set SHOTSTREAM_AOT=1 instead"), ("low_vram", "leave out SHOTSTREAM_LOW_VRAM")]
+)
+def test_what_zero_gpu_cannot_do_is_told_before_anything_is_loaded(asked: str, told: str):
+    """Nothing is compiled in a visitor's seconds, and no memory pinned where there is no card."""
+    options = Namespace(**{"compile": False, "low_vram": False, asked: True})
+    assert told in refusal(build, Choice("zero-gpu", "this Space has ZeroGPU"), options)
 
 
 def test_replicas_elsewhere_find_the_files_of_this_machine_and_all_else_as_it_was_set(

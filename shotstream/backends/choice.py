@@ -70,6 +70,10 @@ def build(choice: Choice, args: argparse.Namespace, progress: FetchProgress | No
     if choice.home == ZERO_GPU:
         if args.compile:  # a visitor's seconds would be spent on it, in every worker anew
             raise UserError("On ZeroGPU blocks are compiled ahead of time: set SHOTSTREAM_AOT=1 instead of --compile.")
+        if args.low_vram:  # it pins memory for a card, and there is none in the process of the page
+            raise UserError(
+                "ZeroGPU's cards have room for the whole model: leave out SHOTSTREAM_LOW_VRAM (--low-vram)."
+            )
         from shotstream.backends.zero_gpu import ZeroGpuBackend
 
         return ZeroGpuBackend(lambda: load_model(args, progress), args.attention)
