@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import random
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -20,8 +21,8 @@ from shotstream.note import STEERED_CHUNKS, half_way
 from shotstream.plan import LONGEST_SHOT
 from shotstream.reel import Reel
 from shotstream.remembering import Remembering
-from shotstream.story import MAX_PROMPT_CHARACTERS, Choice, Story, clean_prompt
-from shotstream.takes import BEGINNING, Prompt, Take
+from shotstream.story import MAX_PROMPT_CHARACTERS, Choice, Story, clean_prompt, compose_caption
+from shotstream.takes import BEGINNING, Prompt, Take, path_to
 
 MAX_WAITING = 20  # prompts
 MAX_FILM_SECONDS = 1500  # longer than anybody is on a stage
@@ -41,6 +42,7 @@ class Queueing(Remembering):
         self._seed = secrets.randbits(62)
         self._num_keys = 0
         self._typed = ""  # what will probably be asked for next
+        self._foreseen: list[str] = []  # captions of what waits, as the camera was told
         self._crossroads: Crossroads | None = None
 
     def queue_shot(
@@ -84,7 +86,7 @@ class Queueing(Remembering):
         """Puts a prompt at the end of the queue, behind which the film is `before`, if it is not to go on as it is."""
         self._check_queue()
         self._check_film(self._film() if before is None else before)
-        return self._put(prompt, len(self._waiting), before)
+        return self._put(prompt, len(self._waiting))
 
     def _check_queue(self) -> None:
         """Raises UserError if no shot more may wait."""
@@ -97,14 +99,33 @@ class Queueing(Remembering):
             raise UserError(f"This film is {MAX_FILM_SECONDS // 60} minutes long: download it and start a new one.")
         self._check_takes()
 
-    def _put(self, prompt: Prompt, place: int, before: Sequence[Take] | None = None) -> int:
-        film = self._film() if before is None else before
-        number = sum(not take.lost for take in film) + place
+    def _put(self, prompt: Prompt, place: int) -> int:
         self._waiting.insert(place, prompt)
         self._typed = ""
         self._held, self.message = False, None
-        self._foresee(prompt, number)
         return prompt.key
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        with super()._changing():
+            yield
+            self._foresee()
+
+    def _foresee(self) -> None:
+        """Tells the camera what will be asked for by what waits. A caption has its shot's number in it, which changes
+        with what comes before."""
+        captions, number = [], _remembered_shots(self._film())
+        for prompt in self._waiting:
+            if prompt.after is not None:
+                number = _remembered_shots(path_to(self._takes.get(prompt.after)))
+            if prompt.picture is None:
+                words = filter(None, (prompt.caption, prompt.then))
+                captions += [compose_caption(prompt.global_caption, number, told) for told in words]
+            number += 1
+        for caption in captions:
+            if caption not in self._foreseen:
+                self._backend.foresee(caption)
+        self._foreseen = captions
 
     def expect(self, caption: str) -> None:
         """Somebody is typing this prompt: as long as nothing waits, the next shot is foreseen to be it."""
@@ -259,6 +280,11 @@ def checked(
     if then is not None:
         then, num_chunks = clean_prompt(then, "What the shot is told half-way"), num_chunks or STEERED_CHUNKS
     return Prompt(BEGINNING, *_clean(global_caption, caption), num_chunks, dissolve, then=then)
+
+
+def _remembered_shots(film: Iterable[Take]) -> int:
+    """How many shots are remembered after a film, once all of it was made."""
+    return sum(not take.lost for take in film)
 
 
 def _clean(global_caption: str, caption: str) -> tuple[str, str]:

@@ -26,7 +26,7 @@ from shotstream.memory import Memory
 from shotstream.progress import Doing, Timing
 from shotstream.reel import Reel
 from shotstream.story import compose_caption
-from shotstream.takes import Prompt, Take
+from shotstream.takes import Take
 
 log = logging.getLogger(__name__)
 
@@ -77,12 +77,6 @@ class Shooting:
         self._making, self._ticket = take, object()
         self._doing = Doing("turn")
         return self._ticket
-
-    def _foresee(self, prompt: Prompt, number: int) -> None:
-        """Tells the backend what shot `number` will be, as far as can be said while others come before it."""
-        if prompt.picture is None:
-            for words in filter(None, (prompt.caption, prompt.then)):
-                self._backend.foresee(compose_caption(prompt.global_caption, number, words))
 
     def _request(self, take: Take) -> ShotRequest:
         """What to ask the camera for; reads what there is of the take from the disk, which nobody has to wait for."""
@@ -142,15 +136,13 @@ class Shooting:
 
     def _lose(self, take: Take, ticket: object, error: Exception) -> None:
         """A take could not be closed: the film goes on without it, if it did not go elsewhere meanwhile."""
-        with self._condition:
+        with self._changing():
             if ticket is not self._ticket:
                 return
             if not isinstance(error, UserError):
                 log.error("a shot could not be closed", exc_info=error)
             take.lost = True
             self.message = f"The film cannot remember its last shot ({_reason(error)}): later shots go without it."
-            self._condition.notify_all()
-        self._on_change()
 
     def _events(self, request: ShotRequest, ticket: object) -> Iterator[Event]:
         """What the camera says, for as long as the run has its ticket."""

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from complaints import refusal
+from waiting import wait_until
 
 from shotstream.backends.in_process import InProcessBackend
 from shotstream.backends.turns import Turns
@@ -1110,6 +1111,32 @@ def test_what_is_typed_is_foreseen(director: Director, recorder: Recorder):
     assert director.view().unsaid  # that prompt is gone
     director.retake(film(director)[2])
     assert {frame.number for frame in director.view().frames if frame.next} == {1, 2}
+
+
+def test_what_waits_is_encoded_before_it_begins_whatever_is_done_to_the_queue(director: Director, recorder: Recorder):
+    """A caption has its shot's number in it: what is put before it, taken away or moved makes another of it."""
+    text, encoded = recorder.model.text, []
+    hook = text.encoder.register_forward_hook(lambda *_: encoded.append(1))
+    text.forget()
+    two, three, four = (director.queue_shot(STORY, f"{number}.", 1) for number in ("Two", "Three", "Four"))
+    director.edit(two, "Two, at night.")
+    director.move(four, 0)
+    director.remove(three)
+    director.cut_to(STORY, "One.", 1)
+    director.queue_shot(STORY, "Five.", then="And so on.")
+    wait_until(lambda: len(encoded) == len(set(recorder.foreseen)))
+    work(director)
+    director.retake(director.view().takes[0].key, "One, again.")
+    director.queue_shot(STORY, "Two, again.", 1)
+    wait_until(lambda: len(encoded) == len(set(recorder.foreseen)))
+    director.next_segment()
+    work(director)
+    hook.remove()
+    asked = [request.caption for request in recorder.requests]
+    assert [caption.partition("shot")[2] for caption in dict.fromkeys(asked)] == [
+        *("0:One.", "1:Four.", "2:Two, at night.", "3:Five.", "3:And so on.", "0:One, again.", "1:Two, again.")
+    ]
+    assert len(encoded) == len(set(recorder.foreseen))  # and none while a shot was made
 
 
 def test_attention_is_told_when_asked_for(director: Director, recorder: Recorder):

@@ -46,7 +46,8 @@ class RayServeBackend(Promise):
     """The replicas, shared by all sessions of this process. See `backend.Backend`.
 
     `load_options` are the arguments that `arguments.load_model` reads, on every replica. `num_replicas` None means one
-    for every GPU of the cluster, and one where there is none.
+    for every GPU of the cluster, and one where there is none. Nothing is foreseen: a replica takes one call at a time,
+    and which of them will make a shot is known when it begins.
     """
 
     name = "Ray Serve"

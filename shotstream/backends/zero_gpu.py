@@ -47,7 +47,9 @@ GRACE = 1.0  # seconds in which `spaces` notices by itself that a worker ended
 
 class ZeroGpuBackend(Promise):
     """`load` makes the model, on the device that a worker will have. With the `attention` "auto" every worker chooses
-    anew: where the model is loaded there is no card yet, only something that pretends to be one."""
+    anew: where the model is loaded there is no card yet, only something that pretends to be one.
+
+    Nothing is foreseen: what a worker encoded is gone with its call, and another call costs its visitor GPU time."""
 
     name = "ZeroGPU"
 
