@@ -20,6 +20,14 @@ class UserError(Exception):
     """Bad input or a failing surrounding (disk, network, device), told in one sentence."""
 
 
+class OutOfGpuTime(UserError):
+    """A visitor's daily share of GPU time is too small for a shot: `left` seconds."""
+
+    def __init__(self, sentence: str, left: int) -> None:
+        super().__init__(sentence)
+        self.left = left
+
+
 @contextmanager
 def telling_lack_of_memory(purpose: str) -> Iterator[None]:
     """Turns lack of memory, the machine's or a GPU's, into a `UserError`: "Not enough memory PURPOSE: ..."."""

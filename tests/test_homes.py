@@ -25,10 +25,11 @@ from shotstream.backends import cluster
 from shotstream.backends.choice import Choice, build, choose_home
 from shotstream.backends.in_process import InProcessBackend
 from shotstream.backends.turns import Turns
-from shotstream.errors import UserError
+from shotstream.errors import OutOfGpuTime, UserError
 from shotstream.events import Chunk, Event, Progress, ShotDone, ShotRequest
 from shotstream.models.weights import load_model
 from shotstream.ui import render, seat
+from shotstream.ui.allowance import A_DAY, Allowance
 from shotstream.ui.limits import Limits, read_limits, visitor_of
 from shotstream.ui.page import Page
 from shotstream.ui.seat import Seat
@@ -327,6 +328,8 @@ def test_an_event_is_one_line_whatever_is_in_it():
 def test_gpu_time_is_told_where_it_is_counted(backend: InProcessBackend):
     class Counting(Asking):
         def shoot(self, request: ShotRequest) -> Iterator[Event]:
+            if request.caption == "Too long.":
+                raise OutOfGpuTime("No.", 60)
             yield Progress("turn", 0, 0, asked=12)
             yield from self.backend.shoot(request)
 
@@ -334,8 +337,29 @@ def test_gpu_time_is_told_where_it_is_counted(backend: InProcessBackend):
         async for _, notice, _ in session.screen():
             return notice
 
-    session = Session(Counting(backend))
-    assert session.gpu_time == ""
+    sessions = Sessions(Counting(backend))
+    session = sessions.open("a", "1.2.3.4")
+    assert asyncio.run(first_notice(session)) == ""
     list(session.seat.shoot(SHOT)), list(session.seat.shoot(SHOT))
-    assert asyncio.run(first_notice(session)) == "GPU time asked for on this page: 24 s of today's."
-    session.close()
+    assert "from your address today: 24 s. Hugging Face gives 120 s a day without" in asyncio.run(first_notice(session))
+    sessions.close("a")
+    other, reloaded = sessions.open("b", "5.6.7.8"), sessions.open("c", "1.2.3.4")
+    assert asyncio.run(first_notice(other)) == "" and "today: 24 s" in asyncio.run(first_notice(reloaded))
+    with pytest.raises(UserError, match="No"):
+        list(reloaded.seat.shoot(ShotRequest("Too long.")))
+    list(reloaded.seat.shoot(SHOT))
+    assert asyncio.run(first_notice(reloaded)).startswith("GPU time: about 48 s of yours are left today")
+    sessions.close_all()
+
+
+def test_gpu_time_is_counted_anew_after_a_day():
+    now = 0.0
+    allowance = Allowance(lambda: now)
+    allowance.ask(30)
+    allowance.refuse(20)
+    now += A_DAY - 1
+    assert "about 20 s" in allowance.sentence
+    now += 1
+    assert allowance.sentence == ""
+    allowance.ask(12)
+    assert "today: 12 s" in allowance.sentence

@@ -102,6 +102,7 @@ def test_a_refusal_keeps_film_and_prompt(scenes: dict[str, dict]):
     assert refused["takes"] == ["It jumps."] and refused["waiting"] == ["It sleeps."] and refused["held"]
     assert retried["takes"] == ["It jumps.", "It sleeps."] and retried["message"] is None
     assert retried["remembered"] == 2
+    assert refused["left"] == 7  # as the page then tells
 
 
 def test_running_out_of_time_costs_the_rest_of_the_shot(scenes: dict[str, dict]):

@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 from waiting import wait_until
@@ -186,10 +187,22 @@ class Scenes:
         director.queue_shot(STORY, "It sleeps.")
         self.work(director)
         refused = self.state(director)
+        refused["left"] = self.left_for("It sleeps.")
         self.scheduler.refuse = None
         director.retry()
         self.work(director)
         return {"refused": refused, "retried": self.state(director)}
+
+    def left_for(self, caption: str) -> int | None:
+        """Seconds of GPU time that a visitor is told of, whose shot is refused."""
+        from shotstream.errors import UserError
+        from shotstream.ui.seat import Seat
+
+        seat = Seat(self.backend)
+        seat.visit(visitor())
+        with suppress(UserError):
+            list(seat.shoot(self.request(caption=caption)))
+        return seat.allowance.left
 
     def time_out(self) -> dict:
         """A long second shot is cut off by the platform in the middle."""

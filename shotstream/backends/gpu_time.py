@@ -14,12 +14,14 @@ import re
 from dataclasses import dataclass, field
 
 from shotstream.backends.usual import averaged
+from shotstream.errors import OutOfGpuTime, UserError
 from shotstream.events import Chunk, Progress
 
 BEGINNING = 8.0  # seconds: the weights go to the card, words are read, the caches are filled
 FIRST_GUESS, MOST = 1.0, 4.0  # seconds a chunk, before one was made, and whatever happens
 FIRST_GUESS_AGAIN, MOST_AGAIN = 0.2, 1.0  # the same for a chunk that was made before
 MARGIN = 1.5  # that a shot may take longer than the ones before
+_LEFT = re.compile(r"\((\d+)s requested vs\. (-?\d+)s left\)")
 KEPT = "your film and your prompt are kept"
 
 
@@ -132,9 +134,14 @@ def told(error: Exception, asked: int, elapsed: float) -> str:
     return f"No GPU could be asked for ({type(error).__name__}): try again in a moment, {KEPT}."
 
 
+def refusal(error: Exception, asked: int, elapsed: float) -> UserError:
+    """What `told` says, as an exception for the visitor."""
+    sentence, left = told(error, asked, elapsed), _LEFT.search(str(getattr(error, "message", error)))
+    return OutOfGpuTime(sentence, max(0, int(left[2]))) if left else UserError(sentence)
+
+
 def _out_of_quota(message: str, asked: int) -> str:
-    left = re.search(r"\((\d+)s requested vs\. (-?\d+)s left\)", message)
-    if left:
+    if left := _LEFT.search(message):
         later = re.search(r"Try again in ([\w:, ]+)\.", message)
         more = f" (more in {later[1]})" if later else ""
         return (

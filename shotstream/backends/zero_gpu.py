@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NoReturn
 import spaces
 
 from shotstream.arguments import switched_on
-from shotstream.backends.gpu_time import Course, GpuTime, LostWorker, told
+from shotstream.backends.gpu_time import Course, GpuTime, LostWorker, refusal
 from shotstream.backends.loading import PATIENCE, Promise
 from shotstream.backends.wire import pack, unpack
 from shotstream.engine import Engine
@@ -157,7 +157,7 @@ class ZeroGpuBackend(Promise):
 
     def _raise(self, error: Exception, course: Course, seconds: int, elapsed: float) -> NoReturn:
         self.gpu_time.lose(course, error, seconds, elapsed)
-        raise UserError(told(error, seconds, elapsed)) from error
+        raise refusal(error, seconds, elapsed) from error
 
     def _work(self, job: bytes) -> Iterator[bytes]:
         """In a worker: says which process it is, and makes a shot, or encodes a picture. What a person may be told of a

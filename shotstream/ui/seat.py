@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shotstream.backends.backend import Camera
+from shotstream.errors import OutOfGpuTime
 from shotstream.events import Chunk, Event, Progress, ShotDone, ShotRequest
 from shotstream.logs import number, tell, words
+from shotstream.ui.allowance import Allowance
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,16 +34,16 @@ PATIENCE = 0.1  # seconds between two looks whether somebody is back
 
 
 class Seat:
-    """A `Camera` for one session. `asked` are the seconds of GPU time that its shots asked for, if that is counted."""
+    """A `Camera` for one session. `allowance` is its visitor's GPU time, if that is counted."""
 
-    def __init__(self, camera: Camera, session: str = "") -> None:
+    def __init__(self, camera: Camera, session: str = "", allowance: Allowance | None = None) -> None:
         self._camera, self._session = camera, number(session)
         self._context = copy_context()
         self._lock = threading.Lock()
         self._screens = 0
         self._seen = time.monotonic()  # when somebody was last heard of
         self._pulse = False  # the page gives signs
-        self.asked = 0
+        self.allowance = allowance or Allowance()
 
     def visit(self, context: Context | None = None, pulse: bool = False) -> None:
         """Somebody is here: for all shots from now on, `context` is that of their request. With `pulse` the page said
@@ -121,10 +123,17 @@ class Seat:
     def _events(self, request: ShotRequest) -> Iterator[Event]:
         context = self._visitor()
         with closing(context.run(self._camera.shoot, request)) as events:
-            while (event := context.run(next, events, None)) is not None:
-                if isinstance(event, Progress):
-                    self.asked += event.asked
+            while (event := context.run(self._next, events)) is not None:
+                if isinstance(event, Progress) and event.asked:
+                    self.allowance.ask(event.asked)
                 yield event
+
+    def _next(self, events: Iterator[Event]) -> Event | None:
+        try:
+            return next(events, None)
+        except OutOfGpuTime as error:
+            self.allowance.refuse(error.left)
+            raise
 
 
 @dataclass

@@ -23,6 +23,7 @@ from shotstream.director import Director
 from shotstream.errors import UserError
 from shotstream.logs import number, tell
 from shotstream.media import Segment
+from shotstream.ui.allowance import Allowance, Allowances
 from shotstream.ui.limits import Limits
 from shotstream.ui.seat import Seat
 from shotstream.views import FilmView
@@ -39,9 +40,9 @@ STILL = 3  # seconds without anything to be shown, before it does
 class Session:
     """A tab. `screen` runs on the event loop and looks at the film in threads, shots are made in one of its own."""
 
-    def __init__(self, backend: Backend, name: str = "", visitor: str = "") -> None:
+    def __init__(self, backend: Backend, name: str = "", visitor: str = "", allowance: Allowance | None = None) -> None:
         self.name, self.visitor = name, visitor
-        self.seat = Seat(backend, name)
+        self.seat = Seat(backend, name, allowance)
         self.director = Director(self.seat, self._changed)
         self.notice = ""  # one sentence beside the film, such as how much of a long prompt is read
         self._ways: deque[float] = deque([0.0], maxlen=8)  # seconds, of the latest segments
@@ -53,11 +54,6 @@ class Session:
         """Shows a sentence, or none."""
         self.notice = notice
         self._changed()
-
-    @property
-    def gpu_time(self) -> str:
-        """What the film cost its viewer so far, where GPU time is limited."""
-        return f"GPU time asked for on this page: {self.seat.asked} s of today's." if self.seat.asked else ""
 
     @property
     def lead(self) -> float:
@@ -88,7 +84,7 @@ class Session:
             self._news.clear()
             due = ends_at - time.monotonic() <= self.lead
             view, segment, more = await to_thread.run_sync(self._look, due, limiter=own)
-            notice, now = " ".join(filter(None, (self.notice, self.gpu_time))), time.monotonic()
+            notice, now = " ".join(filter(None, (self.notice, self.seat.allowance.sentence))), time.monotonic()
             if segment:
                 ends_at = max(ends_at, now) + segment.duration
             if segment or (view, notice) != seen:
@@ -135,6 +131,7 @@ class Sessions:
 
     def __init__(self, backend: Backend, limits: Limits | None = None) -> None:
         self._backend, self.limits = backend, limits or Limits()
+        self._allowances = Allowances()
         self._open: dict[str, Session] = {}
         self._closed: deque[str] = deque(maxlen=1000)
         self._lock = threading.Lock()
@@ -153,7 +150,7 @@ class Sessions:
                 raise UserError("This page was closed: reload it.")
             if name not in self._open:
                 self._check_room(visitor)
-                self._open[name] = Session(self._backend, name, visitor)
+                self._open[name] = Session(self._backend, name, visitor, self._allowances.of(visitor))
                 tell("session opened", session=number(name), open=len(self._open))
             return self._open[name]
 
