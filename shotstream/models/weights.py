@@ -15,11 +15,19 @@ import torch
 
 from shotstream.errors import UserError, telling_lack_of_memory, telling_refused_files
 from shotstream.models.attention import use_attention
-from shotstream.models.checkpoint import load_checkpoint, load_safetensors, read_json, transformer_config
-from shotstream.models.components import load_text, load_vae
+from shotstream.models.checkpoint import (
+    WEIGHTS_NAME,
+    load_checkpoint,
+    load_safetensors,
+    opened_weights,
+    read_checkpoint,
+    read_json,
+    transformer_config,
+)
+from shotstream.models.components import TEXT_WEIGHTS_NAME, load_text, load_vae
 from shotstream.models.encoder_choice import choose_encoder
 from shotstream.models.fetching import FetchProgress
-from shotstream.models.folder import COMPONENTS, INDEX, checked_index
+from shotstream.models.folder import COMPONENTS, INDEX, checked_index, read_numbers
 from shotstream.models.hub import cached, check_room, download, fetch, is_hub_id
 from shotstream.models.model import Model
 from shotstream.models.offload import GuestVAE, lodge_state
@@ -47,6 +55,7 @@ from shotstream.prompting import PROMPTING_NAME, Prompting, read_prompting
 from shotstream.sampler import Guidance, Schedule
 
 SHIPPED = Path(__file__).parents[2] / "assets" / "models" / "toyworld"
+LARGE = 10**9  # bytes
 SHIPPED_TEACHER = SHIPPED.with_name("teacher")
 
 
@@ -79,6 +88,25 @@ def default_source(device: torch.device) -> str | Path:
     """What is loaded when nobody asks for a model: $SHOTSTREAM_MODEL, else the published one where there is a GPU for
     it, else the one shipped with the program."""
     return os.environ.get("SHOTSTREAM_MODEL") or (PUBLISHED if device.type == "cuda" else SHIPPED)
+
+
+def is_large(path: Path) -> bool:
+    """Is a model on this disk one that takes long to load?"""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file()) > LARGE
+
+
+def look_over(path: Path) -> None:
+    """Has a model on this disk all its files, each of its kind and whole? What is known at once, without reading the
+    weights. Raises `UserError`."""
+    if path.is_file():
+        read_checkpoint(path)
+        return
+    read_numbers(path)
+    for part, name in (("transformer", WEIGHTS_NAME), ("vae", WEIGHTS_NAME), ("text_encoder", TEXT_WEIGHTS_NAME)):
+        if part == "transformer" or (path / part).is_dir():  # else it comes from elsewhere
+            with opened_weights(path / part, name):
+                pass
 
 
 def as_guest(vae: VAE, transformer: ShotTransformer, device: torch.device) -> VAE:

@@ -1,7 +1,8 @@
 """Starts the page: command-line arguments in, a running server out.
 
-Owns which arguments there are and how a mistake is told. A model in a folder is loaded before the page opens, so that a
-bad one is told where it was named; one from the Hub is fetched, and replicas start, while the page already says so.
+Owns which arguments there are and how a mistake is told. A small model in a folder is loaded before the page opens, so
+that a bad one is told where it was named; a large one is only looked over by then. One from the Hub is fetched, and
+replicas start, while the page already says so.
 """
 
 from __future__ import annotations
@@ -64,7 +65,6 @@ def serve(args: argparse.Namespace) -> None:
 
     from shotstream.backends.safety import GuardedBackend, read_rules
     from shotstream.models.fetching import FetchProgress
-    from shotstream.models.hub import is_hub_id
     from shotstream.models.weights import default_source
     from shotstream.ui.page import Page
 
@@ -72,7 +72,7 @@ def serve(args: argparse.Namespace) -> None:
     source = None if by_replicas else args.model or default_source(device)
     rules = read_rules()
     backend = build(home, args, progress)
-    page_first = by_replicas or (is_hub_id(str(source)) and not Path(source).exists())
+    page_first = by_replicas or opens_first(source)
     if page_first:
         logs.configure()
     backend.start()  # after which a signal is ours again
@@ -104,6 +104,22 @@ def serve(args: argparse.Namespace) -> None:
         page.blocks.block_thread()
     finally:
         page.sessions.close_all()
+
+
+def opens_first(source: str | Path) -> bool:
+    """Does the page open before its model is loaded? Raises `UserError` for a large model on this disk that is known to
+    be wrong."""
+    from shotstream.errors import telling_refused_files
+    from shotstream.models.hub import is_hub_id
+    from shotstream.models.weights import is_large, look_over
+
+    path = Path(source)
+    with telling_refused_files():
+        if not path.exists():
+            return is_hub_id(str(source))
+        if large := is_large(path):
+            look_over(path)
+    return large
 
 
 def options(page: Page) -> dict[str, Any]:
