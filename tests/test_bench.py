@@ -143,6 +143,8 @@ def test_a_shot_costs_the_same_late_in_a_film_and_memory_stays_flat():
     from shotstream.models.weights import load_model
     from shotstream.story import compose_caption
 
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # two that wait for each other on a busy machine use processor time
     engine, memory = Engine(load_model(), overlap=Overlap.NOTHING), Memory()
     seconds, held = [], []
     for number in range(30):
@@ -151,8 +153,10 @@ def test_a_shot_costs_the_same_late_in_a_film_and_memory_stays_flat():
         memory = shot.memory
         seconds.append(shot.total)
         held.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-    early, late = statistics.median(seconds[6:16]), statistics.median(seconds[20:30])
-    assert late < 1.15 * early, seconds  # the first six look back at fewer captions
+    torch.set_num_threads(threads)
+    early, late = statistics.median(seconds[1:11]), statistics.median(seconds[20:30])
+    print(f"processor seconds a shot: 2 to 11 {early:.2f}, 21 to 30 {late:.2f}; {held[1]:.0f} to {held[-1]:.0f} MiB")
+    assert late < 1.15 * early, seconds
     assert held[-1] - held[6] < 30, held  # MiB; a shot's memory is some KiB
 
 
