@@ -55,8 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if sum(map(bool, (args.config, args.model, args.size))) > 1:
         raise UserError("Give one of --model, --config and --size, not both.")
-    if args.ladder and (args.fast or args.baseline):
-        raise UserError("--ladder climbs every rung by itself: leave out --fast and --baseline.")
+    if args.ladder and (args.fast or args.eight_bit or args.baseline):
+        raise UserError("--ladder climbs every rung by itself: leave out --fast, --eight-bit and --baseline.")
     started = time.perf_counter()
     model = _random_model(args)
     load_seconds = time.perf_counter() - started

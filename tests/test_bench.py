@@ -126,7 +126,8 @@ def test_beside_the_plain_procedure(random_model_folder, capsys):
     assert main(["bench", "--ladder", *options]) == 0
     out = capsys.readouterr().out
     assert "0 exact" in out and "4 2 steps" in out
-    assert main(["bench", "--ladder", "--baseline", *options]) == 2
+    for other in ("--baseline", "--eight-bit"):
+        assert main(["bench", "--ladder", other, *options]) == 2
 
 
 @pytest.mark.slow
