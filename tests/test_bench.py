@@ -132,7 +132,8 @@ def test_beside_the_plain_procedure(random_model_folder, capsys):
 
 @pytest.mark.slow
 def test_a_shot_costs_the_same_late_in_a_film_and_memory_stays_flat():
-    """Shots 2 to 30 of the shipped model, in processor time; and what the process holds."""
+    """Shots 2 to 30 of the shipped model, in processor time. That depends on what else runs: so the second is made once
+    more beside each of the last ten. And what the process holds."""
     import resource
     import statistics
     import time
@@ -147,17 +148,21 @@ def test_a_shot_costs_the_same_late_in_a_film_and_memory_stays_flat():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # two that wait for each other on a busy machine use processor time
     engine, memory = Engine(load_model(), overlap=Overlap.NOTHING), Memory()
-    seconds, held = [], []
+    seconds, ratios, held, second = [], [], [], None
     for number in range(30):
-        caption = compose_caption(WORLD, number, "It jumps.")
-        shot = shoot(engine, ShotRequest(caption, memory, number, 2), time.process_time)
-        memory = shot.memory
-        seconds.append(shot.total)
+        request = ShotRequest(compose_caption(WORLD, number, "It jumps."), memory, number, 2)
+        take = shoot(engine, request, time.process_time)
+        memory = take.memory
+        seconds.append(take.total)
         held.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        second = request if number == 1 else second
+        if number >= 20:
+            ratios.append(take.total / shoot(engine, second, time.process_time).total)
     torch.set_num_threads(threads)
-    early, late = statistics.median(seconds[1:11]), statistics.median(seconds[20:30])
-    print(f"processor seconds a shot: 2 to 11 {early:.2f}, 21 to 30 {late:.2f}; {held[1]:.0f} to {held[-1]:.0f} MiB")
-    assert late < 1.15 * early, seconds
+    early, late, ratio = map(statistics.median, (seconds[1:11], seconds[20:30], ratios))
+    print(f"processor seconds a shot: 2 to 11 {early:.2f}, 21 to 30 {late:.2f}, {ratio:.2f} times the second's")
+    print(f"{held[1]:.0f} to {held[-1]:.0f} MiB")
+    assert ratio < 1.15, ratios
     assert held[-1] - held[6] < 30, held  # MiB; a shot's memory is some KiB
 
 
