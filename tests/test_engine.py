@@ -480,6 +480,25 @@ def test_caches_are_allocated_once(engine):
     assert (cache.keys.data_ptr(), cache.values.data_ptr()) == pointers
 
 
+def test_a_chunks_calls_have_the_same_shapes_and_places_in_every_shot(random_model):
+    """What a recorded sequence of kernels asks for: nothing but numbers changes from shot to shot."""
+    block, calls = random_model.transformer.blocks[0], []
+
+    def note(_: torch.nn.Module, inputs: tuple) -> None:
+        x, modulation, (keys, _), phases, mask, window = inputs
+        places = window.keys.data_ptr(), window.values.data_ptr(), window.place
+        calls.append((x.shape, modulation.shape, keys.shape, phases.turns.shape, mask, window.keys.shape, places))
+
+    hook = block.register_forward_pre_hook(note)
+    try:
+        film(Engine(random_model, overlap=Overlap.NOTHING), lengths=(3, 3, 3))
+    finally:
+        hook.remove()
+    shots = [calls[at : at + len(calls) // 3] for at in range(0, len(calls), len(calls) // 3)]
+    assert len(shots) == 3 and len(shots[0]) == 1 + 3 * len(random_model.schedule.steps) + 2
+    assert shots[1][1:] == shots[2][1:] == shots[0][1:], "but the context, which has captions of its own in every shot"
+
+
 def test_another_picture_size(engine):
     memory = Memory()
     for caption in CAPTIONS[:2]:
