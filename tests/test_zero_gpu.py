@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -130,6 +131,12 @@ def test_values_travel_whole_and_without_what_they_were_cut_from():
         assert len(sent) < 40_000
         got += 1  # and is its receiver's own
     assert str(unpack(pack(UserError("No.")))) == "No."
+
+
+@pytest.mark.parametrize("foreign", [os.system, eval, Path("/etc"), pack])
+def test_nothing_but_values_is_unpacked(foreign: object):
+    with pytest.raises(pickle.UnpicklingError, match="no value of a request"):
+        unpack(pickle.dumps(foreign))
 
 
 def course(chunks: int, before: int = 0, seconds: float = 0.0, again: float = 0.0, size: float = 1.0) -> Course:
