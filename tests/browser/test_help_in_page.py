@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
-
 from shotstream.models.weights import SHIPPED
 from shotstream.prompting import read_prompting
 
-pytestmark = pytest.mark.skipif(not (SHIPPED / "prompting.json").exists(), reason="there is no shipped model")
 BOX = "#next-shot textarea"
 VALUE = f"document.querySelector('{BOX}').value"
 TOLD = "document.querySelector('#advice').textContent"

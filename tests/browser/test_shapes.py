@@ -11,7 +11,6 @@ from browsing import App, free_port, running
 
 from shotstream.models.weights import SHIPPED
 
-pytestmark = pytest.mark.skipif(not (SHIPPED / "model_index.json").exists(), reason="there is no shipped model")
 SHAPES = {"landscape": [48, 32], "portrait": [32, 48], "square": [32, 32]}
 
 
